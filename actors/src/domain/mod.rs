@@ -1,0 +1,14 @@
+//! Decisions as pure functions: they take `now` and plain values and return the decision with its reason. No clock, no files,
+//! no async, no SQL, no HTTP in here; `tests/tidy.rs` sees to it.
+
+pub mod alert_rule;
+pub mod archive;
+pub mod backoff;
+pub mod journal;
+pub mod ledger;
+pub mod money;
+pub mod portal;
+pub mod reconcile;
+pub mod schedule;
+pub mod signature;
+pub mod slo;

@@ -1,0 +1,5 @@
+//! actors
+pub mod domain;
+pub mod error;
+pub mod providers;
+pub mod store;

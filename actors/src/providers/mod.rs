@@ -1,0 +1,3 @@
+//! providers
+pub mod sandbox;
+pub mod stripe;

@@ -1,0 +1,371 @@
+//! The embedded engine: one writer thread owns the only write connection and commits whatever has queued up as one
+//! transaction (group commit), each batch in a savepoint of its own so that a bad one fails alone; readers are a small pool of
+//! read-only connections. WAL with `synchronous=FULL`: what was answered survives a power cut. Used by `Store` and, on a
+//! file of its own, by the sandbox. The thread is owned here and not by an actor, so a crashing actor loses nothing.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, params_from_iter, types::ValueRef};
+use tokio::sync::{mpsc, oneshot};
+
+use super::engine::{Batch, Engine, Fact, Outcome, Outcomes, Pending, Row, Step, Value};
+use crate::{
+    domain::journal,
+    error::{Code, Error, Result},
+};
+
+/// Batches that may wait for the writer; one more is refused with `unavailable`.
+const QUEUE: usize = 4096;
+/// Batches committed together at most.
+const GROUP: usize = 512;
+const READERS: usize = 4;
+
+struct Job {
+    batch: Batch,
+    reply: oneshot::Sender<Result<Outcomes>>,
+}
+
+pub struct Sqlite {
+    path: PathBuf,
+    sender: Mutex<Option<mpsc::Sender<Job>>>,
+    readers: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<tokio::sync::Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sqlite").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Sqlite {
+    /// Opens or creates the database, brings it to the newest migration and starts the writer. `writer` names this node's
+    /// journal chain; `None` is a database without a journal (the sandbox). Errors: `invalid` with reason `not_a_database` if the
+    /// file is something else, `schema_too_new` if a newer program made it.
+    pub fn open(path: &Path, migrations: &'static [&'static str], writer: Option<&str>) -> Result<Self> {
+        let connection = open_writer(path, migrations).map_err(|e| e.context(format!("cannot open the database {}", path.display())))?;
+        let chain = writer.map(|w| Chain::load(&connection, w)).transpose()?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn({
+                let waiting = waiting.clone();
+                move || run_writer(connection, chain, receiver, &waiting)
+            })
+            .map_err(Error::from)?;
+        let readers = (0..READERS).map(|_| open_reader(path)).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            path: path.to_owned(),
+            sender: Mutex::new(Some(sender)),
+            readers: Arc::new(Mutex::new(readers)),
+            permits: Arc::new(tokio::sync::Semaphore::new(READERS)),
+            waiting,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+}
+
+impl Engine for Sqlite {
+    fn write(&self, batch: Batch) -> Pending<'_, Outcomes> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let sender = lock(&self.sender).clone();
+            let Some(sender) = sender else { return Err(closed()) };
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            sender.try_send(Job { batch, reply }).map_err(|error| {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                match error {
+                    mpsc::error::TrySendError::Full(_) => Error::unavailable("store_busy", "too many writes are waiting"),
+                    mpsc::error::TrySendError::Closed(_) => closed(),
+                }
+            })?;
+            answer.await.map_err(|_| closed())?
+        })
+    }
+
+    fn read(&self, sql: &'static str, params: Vec<Value>) -> Pending<'_, Vec<Row>> {
+        let readers = self.readers.clone();
+        Box::pin(async move {
+            let permit = self.permits.clone().acquire_owned().await.map_err(|_| closed())?;
+            tokio::task::spawn_blocking(move || {
+                let connection = lock(&readers).pop().ok_or_else(closed)?;
+                let rows = query(&connection, sql, &params);
+                lock(&readers).push(connection);
+                drop(permit);
+                rows
+            })
+            .await
+            .map_err(Error::internal)?
+        })
+    }
+
+    fn copy_to(&self, target: PathBuf) -> Pending<'_, ()> {
+        let source = self.path.clone();
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || {
+                let from = open_reader(&source)?;
+                let mut to = Connection::open(&target).map_err(sql_error)?;
+                let backup = rusqlite::backup::Backup::new(&from, &mut to).map_err(sql_error)?;
+                backup.run_to_completion(1024, Duration::from_millis(1), None).map_err(sql_error)?;
+                drop(backup);
+                // A copy that carries its own content and needs no -wal file beside it.
+                to.pragma_update(None, "journal_mode", "DELETE").map_err(sql_error)?;
+                to.close().map_err(|(_, e)| sql_error(e))
+            })
+            .await
+            .map_err(Error::internal)?
+        })
+    }
+
+    fn depth(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    fn close(&self) -> Pending<'_, ()> {
+        Box::pin(async move {
+            drop(lock(&self.sender).take());
+            let thread = lock(&self.thread).take();
+            if let Some(thread) = thread {
+                tokio::task::spawn_blocking(move || thread.join())
+                    .await
+                    .map_err(Error::internal)?
+                    .map_err(|_| Error::internal("the writer thread panicked"))?;
+            }
+            lock(&self.readers).clear();
+            Ok(())
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn closed() -> Error {
+    Error::unavailable("store_closed", "the store is closed")
+}
+
+fn run_writer(mut connection: Connection, mut chain: Option<Chain>, mut receiver: mpsc::Receiver<Job>, waiting: &AtomicUsize) {
+    let mut jobs = Vec::with_capacity(GROUP);
+    while receiver.blocking_recv_many(&mut jobs, GROUP) > 0 {
+        waiting.fetch_sub(jobs.len(), Ordering::Relaxed);
+        let before = chain.clone();
+        let (batches, replies): (Vec<_>, Vec<_>) = jobs.drain(..).map(|j| (j.batch, j.reply)).unzip();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| commit_group(&mut connection, chain.as_mut(), &batches)))
+            .unwrap_or_else(|_| Err(Error::internal("the store's writer panicked; the group was rolled back")));
+        match result {
+            Ok(outcomes) => {
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    let _ = reply.send(outcome); // the caller may have given up; the row stays
+                }
+            }
+            Err(error) => {
+                chain = before;
+                if !connection.is_autocommit() {
+                    let _ = connection.execute_batch("ROLLBACK");
+                }
+                tracing::error!(target: "store", error = %error, batches = batches.len(), "a group of writes was rolled back");
+                for reply in replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+    let _ = connection.close();
+}
+
+/// Runs every batch in a savepoint and commits them together. The outer error means that nothing was written.
+fn commit_group(connection: &mut Connection, mut chain: Option<&mut Chain>, batches: &[Batch]) -> Result<Vec<Result<Outcomes>>> {
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(sql_error)?;
+    let mut outcomes = Vec::with_capacity(batches.len());
+    for batch in batches {
+        connection.prepare_cached("SAVEPOINT batch").and_then(|mut s| s.execute([])).map_err(sql_error)?;
+        let before = chain.as_deref().cloned();
+        let outcome = run_batch(connection, chain.as_deref_mut(), batch);
+        let end = if outcome.is_ok() { "RELEASE batch" } else { "ROLLBACK TO batch" };
+        connection.prepare_cached(end).and_then(|mut s| s.execute([])).map_err(sql_error)?;
+        if outcome.is_err() {
+            connection.prepare_cached("RELEASE batch").and_then(|mut s| s.execute([])).map_err(sql_error)?;
+            if let (Some(chain), Some(before)) = (chain.as_deref_mut(), before) {
+                *chain = before;
+            }
+        }
+        outcomes.push(outcome);
+    }
+    connection.execute_batch("COMMIT").map_err(sql_error)?;
+    Ok(outcomes)
+}
+
+fn run_batch(connection: &Connection, mut chain: Option<&mut Chain>, batch: &Batch) -> Result<Outcomes> {
+    let mut outcomes = Vec::with_capacity(batch.0.len());
+    for step in &batch.0 {
+        match step {
+            Step::Sql { sql, params, guard } => {
+                let outcome = execute(connection, sql, params)?;
+                let held_back = *guard && outcome.affected == 0 && outcome.rows.is_empty();
+                outcomes.push(outcome);
+                if held_back {
+                    break;
+                }
+            }
+            Step::Journal(fact) => {
+                let chain = chain.as_deref_mut().ok_or_else(|| Error::internal("this database has no journal"))?;
+                chain.append(connection, fact)?;
+                outcomes.push(Outcome { affected: 1, rows: Vec::new() });
+            }
+        }
+    }
+    Ok(Outcomes(outcomes))
+}
+
+fn execute(connection: &Connection, sql: &str, params: &[Value]) -> Result<Outcome> {
+    let mut statement = connection.prepare_cached(sql).map_err(sql_error)?;
+    if statement.column_count() > 0 {
+        let rows = collect(&mut statement, params)?;
+        Ok(Outcome { affected: rows.len() as u64, rows })
+    } else {
+        let affected = statement.execute(params_from_iter(params.iter().map(to_sql))).map_err(sql_error)? as u64;
+        Ok(Outcome { affected, rows: Vec::new() })
+    }
+}
+
+fn query(connection: &Connection, sql: &str, params: &[Value]) -> Result<Vec<Row>> {
+    collect(&mut *connection.prepare_cached(sql).map_err(sql_error)?, params)
+}
+
+fn collect(statement: &mut rusqlite::Statement<'_>, params: &[Value]) -> Result<Vec<Row>> {
+    let columns = statement.column_count();
+    let mut rows = statement.query(params_from_iter(params.iter().map(to_sql))).map_err(sql_error)?;
+    let mut result = Vec::new();
+    while let Some(row) = rows.next().map_err(sql_error)? {
+        let values = (0..columns).map(|i| from_sql(row.get_ref(i).map_err(sql_error)?)).collect::<Result<_>>()?;
+        result.push(Row(values));
+    }
+    Ok(result)
+}
+
+fn to_sql(value: &Value) -> rusqlite::types::ToSqlOutput<'_> {
+    rusqlite::types::ToSqlOutput::Borrowed(match value {
+        Value::Null => ValueRef::Null,
+        Value::Int(v) => ValueRef::Integer(*v),
+        Value::Text(v) => ValueRef::Text(v.as_bytes()),
+        Value::Blob(v) => ValueRef::Blob(v),
+    })
+}
+
+fn from_sql(value: ValueRef<'_>) -> Result<Value> {
+    Ok(match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(v) => Value::Int(v),
+        ValueRef::Text(v) => Value::Text(std::str::from_utf8(v).map_err(Error::internal)?.into()),
+        ValueRef::Blob(v) => Value::Blob(v.into()),
+        ValueRef::Real(v) => return Err(Error::internal(format!("a query returned the float {v}; only integers are stored"))),
+    })
+}
+
+/// The end of this writer's journal chain, kept in memory so that appending needs no read.
+#[derive(Clone)]
+struct Chain {
+    writer: String,
+    seq: i64,
+    hash: Vec<u8>,
+}
+
+impl Chain {
+    fn load(connection: &Connection, writer: &str) -> Result<Self> {
+        let rows = query(connection, "SELECT seq, hash FROM journal_head WHERE writer = ?1", &[writer.into()])?;
+        let (seq, hash) = match rows.first() {
+            Some(row) => (row.int(0)?, row.blob(1)?.to_vec()),
+            None => (0, journal::GENESIS.to_vec()),
+        };
+        Ok(Self { writer: writer.to_owned(), seq, hash })
+    }
+
+    fn append(&mut self, connection: &Connection, fact: &Fact) -> Result<()> {
+        let (seq, at, data) = (self.seq + 1, fact.at.timestamp_micros(), fact.data.to_string());
+        let hash = journal::hash(&self.hash, &self.writer, seq, at, fact.kind, &fact.subject, &data).to_vec();
+        execute(
+            connection,
+            "INSERT INTO journal (writer, seq, at, kind, subject, data, prev, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            &[
+                self.writer.as_str().into(),
+                seq.into(),
+                at.into(),
+                fact.kind.into(),
+                fact.subject.as_str().into(),
+                data.into(),
+                self.hash.as_slice().into(),
+                hash.as_slice().into(),
+            ],
+        )?;
+        execute(
+            connection,
+            "INSERT INTO journal_head (writer, seq, hash) VALUES (?1, ?2, ?3) ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
+            &[self.writer.as_str().into(), seq.into(), hash.as_slice().into()],
+        )?;
+        (self.seq, self.hash) = (seq, hash);
+        Ok(())
+    }
+}
+
+fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection> {
+    let connection = Connection::open(path).map_err(sql_error)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(sql_error)?;
+    connection
+        .execute_batch(
+            "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+             PRAGMA wal_autocheckpoint = 8000; PRAGMA cache_size = -65536;",
+        )
+        .map_err(sql_error)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    let version: usize =
+        connection.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0)).map_err(sql_error)?.try_into().unwrap_or(usize::MAX);
+    if version > migrations.len() {
+        return Err(Error::invalid("schema_too_new", format!("its schema is version {version}, this program knows {}", migrations.len())));
+    }
+    for (index, sql) in migrations.iter().enumerate().skip(version) {
+        connection
+            .execute_batch(&format!("BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {}; COMMIT;", index + 1))
+            .map_err(|e| sql_error(e).context(format!("migration {}", index + 1)))?;
+    }
+    restrict(path)?;
+    Ok(connection)
+}
+
+/// The database holds customers' addresses: nobody but its owner reads it.
+fn restrict(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(())
+}
+
+fn open_reader(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(path, flags).map_err(sql_error)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(sql_error)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(connection)
+}
+
+/// A database that is full, locked or gone is `unavailable`: the caller may try again. The rest is ours to mend.
+fn sql_error(error: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode as E;
+    match error.sqlite_error_code() {
+        Some(E::NotADatabase) => Error::new(Code::Invalid, "not_a_database", "the file is not an SQLite database"),
+        Some(
+            E::DatabaseBusy | E::DatabaseLocked | E::DiskFull | E::CannotOpen | E::ReadOnly | E::SystemIoFailure | E::PermissionDenied,
+        ) => Error::unavailable("store_unavailable", format!("database: {error}")),
+        Some(E::ConstraintViolation) => Error::conflict("constraint", format!("database: {error}")),
+        _ => Error::internal(format!("database: {error}")),
+    }
+}
