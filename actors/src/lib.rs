@@ -1,5 +1,7 @@
 //! actors
+pub mod config;
 pub mod domain;
 pub mod error;
+pub mod files;
 pub mod providers;
 pub mod store;

@@ -126,7 +126,9 @@ mod tests {
 
     fn check(entries: &[Entry], head: (i64, &[u8])) -> Vec<(i64, &'static str)> {
         let mut verifier = Verifier::new("w");
-        entries.iter().for_each(|e| verifier.push(e));
+        for e in entries {
+            verifier.push(e);
+        }
         verifier.finish(head.0, head.1);
         verifier.breaks.iter().map(|b| (b.seq, b.kind)).collect()
     }

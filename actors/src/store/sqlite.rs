@@ -202,6 +202,9 @@ fn commit_group(connection: &mut Connection, mut chain: Option<&mut Chain>, batc
         }
         outcomes.push(outcome);
     }
+    if let Some(chain) = chain {
+        chain.write_head(connection)?;
+    }
     connection.execute_batch("COMMIT").map_err(sql_error)?;
     Ok(outcomes)
 }
@@ -279,6 +282,8 @@ struct Chain {
     writer: String,
     seq: i64,
     hash: Vec<u8>,
+    /// The sequence number that the head row carries.
+    head: i64,
 }
 
 impl Chain {
@@ -288,7 +293,7 @@ impl Chain {
             Some(row) => (row.int(0)?, row.blob(1)?.to_vec()),
             None => (0, journal::GENESIS.to_vec()),
         };
-        Ok(Self { writer: writer.to_owned(), seq, hash })
+        Ok(Self { writer: writer.to_owned(), seq, hash, head: seq })
     }
 
     fn append(&mut self, connection: &Connection, fact: &Fact) -> Result<()> {
@@ -308,12 +313,20 @@ impl Chain {
                 hash.as_slice().into(),
             ],
         )?;
-        execute(
-            connection,
-            "INSERT INTO journal_head (writer, seq, hash) VALUES (?1, ?2, ?3) ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
-            &[self.writer.as_str().into(), seq.into(), hash.as_slice().into()],
-        )?;
         (self.seq, self.hash) = (seq, hash);
+        Ok(())
+    }
+
+    /// Once per group, not per entry: the head only has to be right at the commit.
+    fn write_head(&mut self, connection: &Connection) -> Result<()> {
+        if self.seq > self.head {
+            execute(
+                connection,
+                "INSERT INTO journal_head (writer, seq, hash) VALUES (?1, ?2, ?3) ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
+                &[self.writer.as_str().into(), self.seq.into(), self.hash.as_slice().into()],
+            )?;
+            self.head = self.seq;
+        }
         Ok(())
     }
 }

@@ -1,0 +1,452 @@
+//! Settings and secrets. `configs/echopilot.toml` is embedded as the defaults, so the documentation is the default and the list
+//! of known keys; a file, `--config` and the environment are laid over it. An unknown key is an error with a suggestion, a
+//! secret in a file is an error that names its environment variable.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::{
+    error::{Context as _, Error, Result},
+    files,
+};
+
+/// Every setting with its sentence and default.
+pub const DEFAULTS: &str = include_str!("../../configs/echopilot.toml");
+
+macro_rules! section {
+    ($name:ident { $($field:ident: $t:ty),* $(,)? }) => {
+        #[doc = concat!("The section of that name in `configs/echopilot.toml`, where each key has its sentence: ", stringify!($name), ".")]
+        #[derive(Clone, Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name { $(pub $field: $t),* }
+    };
+}
+section!(Server {
+    listen: std::net::SocketAddr,
+    public_url: String,
+    max_connections: usize,
+    max_in_flight: usize,
+    header_timeout_ms: u64,
+    body_timeout_ms: u64,
+    max_body_bytes: usize,
+    actor_timeout_ms: u64,
+});
+section!(Paths { data: PathBuf, logs: PathBuf, backups: PathBuf, configs: PathBuf });
+section!(Database { url: String });
+section!(Provider { mode: ProviderMode, base_url: String });
+section!(Sandbox { listen: std::net::SocketAddr });
+section!(Portal { ttl_s: i64 });
+section!(Recon { window_days: i64, grace_days: i64 });
+section!(Slo { p95_ms: u64, success_rate: f64, window_minutes: i64, min_events: u64, period_days: i64 });
+section!(AlertThresholds {
+    cpu_percent: f64,
+    memory_percent: f64,
+    disk_percent: f64,
+    open_files_percent: f64,
+    latency_ms: u64,
+    database_ms: u64,
+    fire_after: u32,
+    resolve_after: u32,
+});
+section!(Heartbeat { url: String });
+section!(Supervisor {
+    max_restarts: u32,
+    window_s: u64,
+    backoff_base_ms: u64,
+    backoff_cap_ms: u64,
+    cool_down_s: u64,
+    stop_timeout_ms: u64,
+    drills: bool,
+});
+section!(Timer { enabled: bool, stop_grace_s: u64 });
+section!(Log { level: String, max_bytes: u64, keep: u32 });
+
+/// Which payment provider the daemon talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderMode {
+    Sandbox,
+    Test,
+    Live,
+}
+
+impl ProviderMode {
+    pub fn is_live(self) -> bool {
+        self == Self::Live
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sandbox => "sandbox",
+            Self::Test => "test",
+            Self::Live => "live",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub server: Server,
+    pub paths: Paths,
+    pub database: Database,
+    pub provider: Provider,
+    pub sandbox: Sandbox,
+    pub portal: Portal,
+    pub recon: Recon,
+    pub slo: Slo,
+    pub alert: AlertThresholds,
+    pub heartbeat: Heartbeat,
+    pub supervisor: Supervisor,
+    pub timer: Timer,
+    pub log: Log,
+}
+
+/// What `--demo` and other callers read from the environment, taken as a value so that tests need not touch the process.
+pub type Environment = BTreeMap<String, String>;
+
+/// Names from the seed that stand for a setting.
+const SEED_NAMES: [(&str, &str); 3] =
+    [("STRIPE_MODE", "provider.mode"), ("SLO_P95_MS", "slo.p95_ms"), ("SLO_SUCCESS_RATE", "slo.success_rate")];
+/// Keys somebody might look for in a file, and the variable each really is.
+const SECRET_NAMES: [(&str, &str); 9] = [
+    ("dashboard_key", "DASHBOARD_KEY"),
+    ("dash_key", "DASHBOARD_KEY"),
+    ("session_secret", "SESSION_SECRET"),
+    ("portal_secret", "SESSION_SECRET"),
+    ("secret_key", "STRIPE_SECRET_KEY"),
+    ("stripe_secret_key", "STRIPE_SECRET_KEY"),
+    ("api_key", "STRIPE_SECRET_KEY"),
+    ("webhook_secret", "STRIPE_WEBHOOK_SECRET"),
+    ("stripe_webhook_secret", "STRIPE_WEBHOOK_SECRET"),
+];
+
+impl Config {
+    /// Lays the sources over each other. `file` is what `--config` named. Errors are `invalid` and name the key, where it was
+    /// set and what would be right.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self> {
+        let mut settings: Table = DEFAULTS.parse().map_err(|e| Error::internal(format!("the embedded defaults: {e}")))?;
+        let schema = settings.clone();
+        let configs = environment.get("ECHOPILOT__PATHS__CONFIGS").map_or_else(|| PathBuf::from("configs"), PathBuf::from);
+        let standard = configs.join("echopilot.toml");
+        if standard.exists() {
+            overlay_file(&mut settings, &schema, &standard)?;
+        }
+        if let Some(file) = file {
+            overlay_file(&mut settings, &schema, file)?;
+        }
+        for (name, text) in environment {
+            if let Some(path) = name.strip_prefix("ECHOPILOT__") {
+                set_text(&mut settings, &schema, &path.to_lowercase().replace("__", "."), text, &format!("environment variable {name}"))?;
+            }
+        }
+        for (name, path) in SEED_NAMES {
+            if let Some(text) = environment.get(name) {
+                set_text(&mut settings, &schema, path, text, &format!("environment variable {name}"))?;
+            }
+        }
+        // A provider key alone means that the provider it belongs to is wanted.
+        let chosen = environment.contains_key("STRIPE_MODE") || environment.contains_key("ECHOPILOT__PROVIDER__MODE");
+        let config: Self =
+            Value::Table(settings).try_into().map_err(|e| Error::invalid("configuration", e.to_string().trim().to_owned()))?;
+        if !chosen && config.provider.mode == ProviderMode::Sandbox && environment.contains_key("STRIPE_SECRET_KEY") {
+            return Err(Error::invalid(
+                "configuration",
+                "STRIPE_SECRET_KEY is set but the provider mode is sandbox: set STRIPE_MODE to test or live, or unset the key",
+            ));
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Rules that a type cannot say. All broken ones are named together.
+    fn validate(&self) -> Result<()> {
+        let url = |text: &str| text.is_empty() || text.starts_with("http://") || text.starts_with("https://");
+        let rules = [
+            (self.slo.success_rate > 0.0 && self.slo.success_rate < 1.0, "slo.success_rate must be between 0 and 1, e.g. 0.98"),
+            (self.slo.p95_ms > 0, "slo.p95_ms must be at least 1"),
+            (self.slo.window_minutes > 0, "slo.window_minutes must be at least 1"),
+            ((1..=35).contains(&self.slo.period_days), "slo.period_days must be 1 to 35: older minutes are not kept"),
+            ((1..=86_400).contains(&self.portal.ttl_s), "portal.ttl_s must be 1 to 86400"),
+            (self.recon.window_days > 0, "recon.window_days must be at least 1"),
+            (self.recon.grace_days >= 0, "recon.grace_days must not be negative"),
+            (self.server.max_body_bytes >= 1024, "server.max_body_bytes must be at least 1024"),
+            (self.server.max_connections > 0, "server.max_connections must be at least 1"),
+            (self.server.max_in_flight > 0, "server.max_in_flight must be at least 1"),
+            (self.server.header_timeout_ms > 0 && self.server.body_timeout_ms > 0, "server timeouts must be at least 1 ms"),
+            (url(&self.server.public_url), "server.public_url must start with http:// or https://"),
+            (url(&self.heartbeat.url), "heartbeat.url must start with http:// or https://"),
+            (url(&self.provider.base_url) && !self.provider.base_url.is_empty(), "provider.base_url must start with http:// or https://"),
+            (
+                !self.provider.mode.is_live() || self.provider.base_url.starts_with("https://"),
+                "provider.base_url must be https:// in live mode",
+            ),
+            (self.alert.fire_after > 0 && self.alert.resolve_after > 0, "alert.fire_after and alert.resolve_after must be at least 1"),
+            (
+                self.database.url.is_empty() || self.database.url.starts_with("sqlite:"),
+                "database.url must be sqlite:PATH (postgres:// is not compiled into this program)",
+            ),
+            (self.sandbox.listen.ip().is_loopback(), "sandbox.listen must be a loopback address: the sandbox accepts any test key"),
+        ];
+        let broken: Vec<_> = rules.iter().filter(|(holds, _)| !holds).map(|(_, rule)| *rule).collect();
+        if broken.is_empty() { Ok(()) } else { Err(Error::invalid("configuration", broken.join("; "))) }
+    }
+
+    /// The embedded database's file.
+    pub fn database_path(&self) -> PathBuf {
+        match self.database.url.strip_prefix("sqlite:") {
+            Some(path) => PathBuf::from(path),
+            None => self.paths.data.join("echopilot.db"),
+        }
+    }
+}
+
+fn overlay_file(settings: &mut Table, schema: &Table, file: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(file).context(format!("cannot read {}", file.display()))?;
+    let table: Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| Error::invalid("configuration", format!("{}: {}", file.display(), e.to_string().trim())))?;
+    overlay(settings, schema, table, "", &file.display().to_string())
+}
+
+fn overlay(settings: &mut Table, schema: &Table, over: Table, prefix: &str, origin: &str) -> Result<()> {
+    for (key, value) in over {
+        let path = format!("{prefix}{key}");
+        let Some(known) = schema.get(&key) else { return Err(unknown_key(&path, origin)) };
+        match (value, settings.get_mut(&key), known) {
+            (Value::Table(inner), Some(Value::Table(target)), Value::Table(schema)) => {
+                overlay(target, schema, inner, &format!("{path}."), origin)?
+            }
+            (value, _, _) => {
+                settings.insert(key, value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sets `path` from text, which is read as the type the default has.
+fn set_text(settings: &mut Table, schema: &Table, path: &str, text: &str, origin: &str) -> Result<()> {
+    let found = path.split_once('.').and_then(|(section, key)| Some((section, key, schema.get(section)?.as_table()?.get(key)?)));
+    let Some((section, key, default)) = found else { return Err(unknown_key(path, origin)) };
+    let bad = |expected: &str| Error::invalid("configuration", format!("{origin}: {path} must be {expected}, not \"{text}\""));
+    let value = match default {
+        Value::Integer(_) => Value::Integer(text.trim().parse().map_err(|_| bad("a whole number"))?),
+        Value::Float(_) => Value::Float(text.trim().parse().map_err(|_| bad("a number"))?),
+        Value::Boolean(_) => Value::Boolean(text.trim().parse().map_err(|_| bad("true or false"))?),
+        _ => Value::String(text.to_owned()),
+    };
+    if let Some(Value::Table(table)) = settings.get_mut(section) {
+        table.insert(key.to_owned(), value);
+    }
+    Ok(())
+}
+
+fn unknown_key(path: &str, origin: &str) -> Error {
+    let last = path.rsplit('.').next().unwrap_or(path);
+    if let Some((_, variable)) = SECRET_NAMES.iter().find(|(name, _)| *name == last) {
+        return Error::invalid(
+            "configuration",
+            format!("{origin}: {path} is a secret and is not set here: use the environment variable {variable}"),
+        );
+    }
+    let hint = nearest(path).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
+    Error::invalid("configuration", format!("{origin}: unknown key {path}{hint}"))
+}
+
+/// The known key or section closest to `path`, if one is close.
+fn nearest(path: &str) -> Option<String> {
+    let schema: Table = DEFAULTS.parse().ok()?;
+    let mut known: Vec<String> = Vec::new();
+    for (section, value) in &schema {
+        known.push(section.clone());
+        known.extend(value.as_table()?.keys().map(|key| format!("{section}.{key}")));
+    }
+    known.into_iter().map(|k| (distance(&k, path), k)).min().filter(|(d, k)| *d <= 1 + k.len() / 4).map(|(_, k)| k)
+}
+
+/// Levenshtein distance over bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let substitute = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The secrets in use. `Debug` shows none of them.
+#[derive(Clone, Debug)]
+pub struct Secrets {
+    /// The `admin` key of the API and dashboard.
+    pub dash_key: SecretString,
+    /// Where a generated `dash_key` is kept; `None` if it came from the environment.
+    pub dash_key_file: Option<PathBuf>,
+    /// HMAC key of portal links, used for nothing else.
+    pub portal: SecretString,
+    /// HMAC key of session cookies.
+    pub cookie: SecretString,
+    /// Webhook endpoint secrets; several while one is being rotated.
+    pub webhook: Vec<SecretString>,
+    /// The provider's API key.
+    pub provider: SecretString,
+}
+
+impl Secrets {
+    /// Takes each secret from the environment or, outside live mode, from a 0600 file in the data directory that is made at the
+    /// first start. In live mode a missing or short one is an error that says how to make one.
+    pub fn load(config: &Config, environment: &Environment) -> Result<Self> {
+        let live = config.provider.mode.is_live();
+        let given = |name: &str| environment.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
+        let secret = |variable: &str, file: &str, prefix: &str| -> Result<(SecretString, Option<PathBuf>)> {
+            match given(variable) {
+                Some(value) if live && value.len() < 32 => Err(too_short(variable)),
+                Some(value) => Ok((value.into(), None)),
+                None if live => Err(missing(variable)),
+                None => {
+                    let path = config.paths.data.join(file);
+                    Ok((files::secret(&path, prefix)?.into(), Some(path)))
+                }
+            }
+        };
+        let (dash_key, dash_key_file) = secret("DASHBOARD_KEY", "dash_key", "ep_")?;
+        let (portal, _) = secret("SESSION_SECRET", "portal_secret", "")?;
+        let webhook = match given("STRIPE_WEBHOOK_SECRET") {
+            Some(list) => list.split(',').map(|s| s.trim().to_owned().into()).collect(),
+            None => vec![secret("STRIPE_WEBHOOK_SECRET", "webhook_secret", "whsec_")?.0],
+        };
+        let provider = match (config.provider.mode, given("STRIPE_SECRET_KEY")) {
+            (ProviderMode::Sandbox, _) => "sk_test_sandbox".to_owned().into(),
+            (mode, Some(key)) => check_provider_key(mode, key)?,
+            (_, None) => {
+                return Err(Error::invalid(
+                    "configuration",
+                    "STRIPE_SECRET_KEY is not set: copy a restricted key from the provider's dashboard",
+                ));
+            }
+        };
+        Ok(Self {
+            dash_key,
+            dash_key_file,
+            portal,
+            cookie: files::secret(&config.paths.data.join("cookie_secret"), "")?.into(),
+            webhook,
+            provider,
+        })
+    }
+
+    pub fn webhook_texts(&self) -> Vec<&str> {
+        self.webhook.iter().map(|s| s.expose_secret()).collect()
+    }
+}
+
+/// Fails closed: a live key in test mode, a test key in live mode and an unknown prefix are refused.
+fn check_provider_key(mode: ProviderMode, key: &str) -> Result<SecretString> {
+    let prefix_mode = match key.split('_').collect::<Vec<_>>()[..] {
+        ["sk" | "rk", "test", _, ..] => ProviderMode::Test,
+        ["sk" | "rk", "live", _, ..] => ProviderMode::Live,
+        _ => return Err(Error::invalid("configuration", "STRIPE_SECRET_KEY must start with sk_test_, rk_test_, sk_live_ or rk_live_")),
+    };
+    if prefix_mode == mode {
+        Ok(key.to_owned().into())
+    } else {
+        Err(Error::invalid(
+            "configuration",
+            format!("STRIPE_SECRET_KEY is a {} key but the provider mode is {}", prefix_mode.as_str(), mode.as_str()),
+        ))
+    }
+}
+
+fn missing(variable: &str) -> Error {
+    Error::invalid(
+        "configuration",
+        format!("{variable} is not set, and live mode makes no secrets: set it to the output of `openssl rand -hex 32`"),
+    )
+}
+
+fn too_short(variable: &str) -> Error {
+    Error::invalid("configuration", format!("{variable} is shorter than 32 characters: set it to the output of `openssl rand -hex 32`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Environment {
+        // A folder without a file, so that the repository's own does not take part.
+        let mut all: Environment = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        all.entry("ECHOPILOT__PATHS__CONFIGS".into()).or_insert_with(|| "no-such-folder".into());
+        all
+    }
+
+    fn failure(pairs: &[(&str, &str)]) -> String {
+        Config::load(None, &environment(pairs)).expect_err("must be refused").message
+    }
+
+    #[test]
+    fn the_embedded_file_is_a_complete_configuration() {
+        let config = Config::load(None, &environment(&[])).unwrap();
+        assert_eq!(config.slo.p95_ms, 1200);
+        assert_eq!(config.provider.mode, ProviderMode::Sandbox);
+    }
+
+    #[test]
+    fn the_environment_wins_and_the_seeds_names_win_over_it() {
+        let config = Config::load(None, &environment(&[("ECHOPILOT__SLO__P95_MS", "500"), ("SLO_SUCCESS_RATE", "0.9")])).unwrap();
+        assert_eq!((config.slo.p95_ms, config.slo.success_rate), (500, 0.9));
+        let config = Config::load(None, &environment(&[("ECHOPILOT__SLO__P95_MS", "500"), ("SLO_P95_MS", "700")])).unwrap();
+        assert_eq!(config.slo.p95_ms, 700);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert!(failure(&[("ECHOPILOT__SERVER__LISTNE", "127.0.0.1:0")]).contains("did you mean server.listen?"));
+        assert!(failure(&[("ECHOPILOT__SLO__P95_MS", "fast")]).contains("must be a whole number"));
+        assert!(failure(&[("SLO_SUCCESS_RATE", "1.5")]).contains("between 0 and 1"));
+        assert!(failure(&[("STRIPE_SECRET_KEY", "sk_test_abc")]).contains("set STRIPE_MODE"));
+        assert!(failure(&[("ECHOPILOT__PROVIDER__SECRET_KEY", "x")]).contains("STRIPE_SECRET_KEY"));
+        assert!(failure(&[("ECHOPILOT__SANDBOX__LISTEN", "0.0.0.0:80")]).contains("loopback"));
+    }
+
+    #[test]
+    fn a_secret_in_a_file_is_refused_with_its_variables_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("echopilot.toml");
+        std::fs::write(&file, "[server]\ndash_key = \"x\"\n").unwrap();
+        let message = Config::load(Some(&file), &environment(&[])).expect_err("refused").message;
+        assert!(message.contains("DASHBOARD_KEY"), "{message}");
+        std::fs::write(&file, "[slo]\np95 = 3\n").unwrap();
+        let message = Config::load(Some(&file), &environment(&[])).expect_err("refused").message;
+        assert!(message.contains("slo.p95_ms"), "{message}");
+    }
+
+    #[test]
+    fn live_mode_makes_no_secrets_and_checks_the_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_str().unwrap();
+        let load = |pairs: &[(&str, &str)]| {
+            let mut all = vec![("ECHOPILOT__PATHS__DATA", data)];
+            all.extend_from_slice(pairs);
+            let environment = environment(&all);
+            Secrets::load(&Config::load(None, &environment).unwrap(), &environment).map_err(|e| e.message)
+        };
+        assert!(load(&[("STRIPE_MODE", "live")]).unwrap_err().contains("openssl rand"));
+        assert!(load(&[("STRIPE_MODE", "live"), ("DASHBOARD_KEY", "short")]).unwrap_err().contains("shorter than 32"));
+        assert!(load(&[("STRIPE_MODE", "test"), ("STRIPE_SECRET_KEY", "sk_live_abc")]).unwrap_err().contains("live key"));
+        assert!(load(&[("STRIPE_MODE", "test"), ("STRIPE_SECRET_KEY", "pk_test_abc")]).unwrap_err().contains("must start with"));
+        let first = load(&[]).unwrap();
+        let second = load(&[]).unwrap();
+        assert_eq!(first.dash_key.expose_secret(), second.dash_key.expose_secret());
+        assert!(!format!("{first:?}").contains(first.dash_key.expose_secret()));
+    }
+}
