@@ -1,3 +1,165 @@
-//! store
+//! Every query by name, and the only SQL of the product (the sandbox keeps its own file). A file per area; each method is one
+//! read or one batch that commits as a whole. The engine beneath is SQLite by default; the queries keep to what PostgreSQL
+//! understands too. A fact for the journal is written in the same batch as the row it proves.
+
 pub mod engine;
 pub mod sqlite;
+
+mod alerts;
+mod backups;
+mod events;
+mod keys;
+mod ledger;
+mod recon;
+mod refunds;
+mod runs;
+mod slo;
+
+use std::{path::Path, path::PathBuf, sync::Arc};
+
+pub use backups::BackupRow;
+pub use events::{EventFilter, EventRow, NewEvent};
+pub use keys::KeyRow;
+pub use ledger::{CurrencyTotals, ObjectRow};
+pub use recon::{ExceptionRow, NewRecon};
+pub use refunds::{IdempotentAnswer, RefundIntent};
+pub use runs::{NewRun, RunEnd, RunRow};
+
+use self::engine::{Batch, Engine, Fact};
+use crate::{
+    domain::journal::{Break, Entry, Verifier},
+    error::{Error, Result},
+};
+
+/// The numbered migrations, oldest first.
+pub const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_first.sql")];
+/// Entries of the journal read at a time while verifying.
+const JOURNAL_PAGE: i64 = 2000;
+
+#[derive(Clone)]
+pub struct Store {
+    engine: Arc<dyn Engine>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// What a verification of the journal found.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct JournalReport {
+    pub ok: bool,
+    pub entries: i64,
+    /// Per writer: number of entries and the hash of the last one, in hex.
+    pub chains: Vec<Chain>,
+    pub breaks: Vec<Break>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Chain {
+    pub writer: String,
+    pub entries: i64,
+    pub root: String,
+}
+
+impl Store {
+    /// Opens the embedded database; `writer` names this node's journal chain.
+    pub fn open(path: &Path, writer: &str) -> Result<Self> {
+        Ok(Self { engine: Arc::new(sqlite::Sqlite::open(path, MIGRATIONS, Some(writer))?) })
+    }
+
+    pub async fn close(&self) -> Result<()> {
+        self.engine.close().await
+    }
+
+    pub fn depth(&self) -> usize {
+        self.engine.depth()
+    }
+
+    pub async fn copy_to(&self, path: PathBuf) -> Result<()> {
+        self.engine.copy_to(path).await
+    }
+
+    /// A durable round trip: what "the store answers" means.
+    pub async fn ping(&self) -> Result<()> {
+        self.engine.read("SELECT 1", vec![]).await.map(|_| ())
+    }
+
+    pub async fn journal(&self, fact: Fact) -> Result<()> {
+        self.engine.write(Batch::new().journal(fact)).await.map(|_| ())
+    }
+
+    /// Walks every chain and compares each with its recorded head. Memory does not grow with the journal.
+    pub async fn verify_journal(&self) -> Result<JournalReport> {
+        let writers =
+            self.engine.read("SELECT writer FROM journal_head UNION SELECT DISTINCT writer FROM journal ORDER BY 1", vec![]).await?;
+        let mut report = JournalReport { ok: true, entries: 0, chains: Vec::new(), breaks: Vec::new() };
+        for row in writers {
+            let writer = row.text(0)?;
+            // The head first: entries appended while we walk lie beyond it and do not look like a removed tail.
+            let head = self.engine.read("SELECT seq, hash FROM journal_head WHERE writer = ?1", vec![writer.into()]).await?;
+            let head = head.first().map(|h| Ok::<_, Error>((h.int(0)?, h.blob(1)?.to_vec()))).transpose()?;
+            let mut verifier = Verifier::new(writer);
+            let (mut after, limit) = (0, head.as_ref().map_or(i64::MAX, |(seq, _)| *seq));
+            loop {
+                let page = self.journal_page(writer, after, limit).await?;
+                let Some(last) = page.last() else { break };
+                after = last.seq;
+                for entry in &page {
+                    verifier.push(entry);
+                }
+            }
+            match head {
+                Some((seq, hash)) => verifier.finish(seq, &hash),
+                None => verifier.finish(0, &crate::domain::journal::GENESIS),
+            }
+            report.entries += verifier.entries();
+            report.chains.push(Chain { writer: writer.to_owned(), entries: verifier.entries(), root: crate::files::hex(verifier.root()) });
+            report.breaks.extend(verifier.breaks);
+        }
+        report.ok = report.breaks.is_empty();
+        Ok(report)
+    }
+
+    async fn journal_page(&self, writer: &str, after: i64, through: i64) -> Result<Vec<Entry>> {
+        let rows = self
+            .engine
+            .read(
+                "SELECT seq, at, kind, subject, data, prev, hash FROM journal WHERE writer = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
+                vec![writer.into(), after.into(), through.into(), JOURNAL_PAGE.into()],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Entry {
+                    writer: writer.to_owned(),
+                    seq: row.int(0)?,
+                    at: row.int(1)?,
+                    kind: row.text(2)?.to_owned(),
+                    subject: row.text(3)?.to_owned(),
+                    data: row.text(4)?.to_owned(),
+                    prev: row.blob(5)?.to_vec(),
+                    hash: row.blob(6)?.to_vec(),
+                })
+            })
+            .collect()
+    }
+
+    /// The entry `seq` of `writer`, to compare with a root that was written down earlier.
+    pub async fn journal_hash(&self, writer: &str, seq: i64) -> Result<Option<String>> {
+        let rows = self.engine.read("SELECT hash FROM journal WHERE writer = ?1 AND seq = ?2", vec![writer.into(), seq.into()]).await?;
+        rows.first().map(|row| Ok(crate::files::hex(row.blob(0)?))).transpose()
+    }
+
+    pub async fn meta(&self, key: &str) -> Result<Option<String>> {
+        let rows = self.engine.read("SELECT value FROM meta WHERE key = ?1", vec![key.into()]).await?;
+        rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
+    }
+
+    pub async fn set_meta(&self, key: &str, value: &str) -> Result<()> {
+        let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        self.engine.write(Batch::new().sql(sql, vec![key.into(), value.into()])).await.map(|_| ())
+    }
+}

@@ -1,0 +1,170 @@
+//! Ingest owns the order in which stored webhook events are processed. `receive` verifies and stores in the caller's task, so
+//! nothing is acknowledged before it is durable and nothing that is acknowledged lives in a mailbox; the actor is only woken.
+//! When it dies, its replacement finds every unprocessed row in the store.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ring::digest;
+use serde_json::{Value as Json, json};
+
+use crate::{
+    actor::{self, Probe, Probed, Reply},
+    domain::{backoff::Backoff, ledger, signature},
+    env::Env,
+    error::{Error, Result},
+    files,
+    store::NewEvent,
+};
+
+pub const NOUN: &str = "ingest";
+/// How far a signature's time may be from ours, in seconds, both ways.
+pub const TOLERANCE_S: i64 = 300;
+const BATCH: i64 = 100;
+/// Processing attempts before an event is `failed` for good and waits for a replay.
+const MAX_ATTEMPTS: i64 = 8;
+const RETRY: Backoff = Backoff::new(500, 3, 600_000);
+/// Rows are looked for this often even if nobody wakes us.
+const LOOK: Duration = Duration::from_secs(5);
+
+pub enum Message {
+    /// There are new rows.
+    Wake,
+    Look,
+    Probe(Probe, Reply<()>),
+}
+
+impl Probed for Message {
+    fn probe(probe: Probe, reply: Reply<()>) -> Self {
+        Self::Probe(probe, reply)
+    }
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    pub duplicate: bool,
+}
+
+/// Verifies a delivery, stores it durably once, and wakes the actor. Errors: `invalid` (signature or body; nothing is stored),
+/// `unavailable` (it could not be stored: the provider will deliver it again).
+pub async fn receive(env: &Env, signature_header: Option<&str>, body: Bytes) -> Result<Received> {
+    let now = env.now();
+    signature::verify(signature_header.unwrap_or_default(), &body, &env.secrets().webhook_texts(), now.timestamp(), TOLERANCE_S)
+        .map_err(|failure| Error::invalid("signature", format!("the webhook's signature was refused: {failure}")))?;
+    let digest = files::hex(digest::digest(&digest::SHA256, &body).as_ref());
+    let text = String::from_utf8(body.into()).map_err(|_| Error::invalid("body", "the body is not UTF-8"))?;
+    let event = parse(&text)?;
+    if event.livemode != env.config().provider.mode.is_live() {
+        return Err(Error::invalid("livemode", "the event's livemode does not agree with the provider mode"));
+    }
+    let fact = env.fact("webhook.received", &event.event_id, json!({"type": event.event_type, "sha256": digest}));
+    let event = NewEvent { received_at: now, origin: "webhook", body: text, ..event };
+    let is_new = env.store().insert_event(event, fact).await?;
+    if is_new {
+        actor::cast(env, NOUN, Message::Wake);
+    }
+    Ok(Received { duplicate: !is_new })
+}
+
+/// The members that every event must have.
+fn parse(text: &str) -> Result<NewEvent> {
+    let event: Json = serde_json::from_str(text).map_err(|e| Error::invalid("body", format!("the body is not JSON: {e}")))?;
+    let word = |name: &str| {
+        event[name].as_str().filter(|t| !t.is_empty()).ok_or_else(|| Error::invalid("body", format!("the event has no {name}")))
+    };
+    Ok(NewEvent {
+        event_id: word("id")?.to_owned(),
+        event_type: word("type")?.to_owned(),
+        object_id: event["data"]["object"]["id"].as_str().map(str::to_owned),
+        created: event["created"].as_i64().unwrap_or_default(),
+        livemode: event["livemode"].as_bool().unwrap_or_default(),
+        received_at: chrono::DateTime::UNIX_EPOCH,
+        origin: "webhook",
+        body: String::new(),
+    })
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ingest;
+
+pub struct State {
+    env: Env,
+    complained: bool,
+}
+
+impl Actor for Ingest {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Env;
+
+    async fn pre_start(&self, myself: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
+        myself.cast(Message::Look)?;
+        Ok(State { env, complained: false })
+    }
+
+    async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Wake => state.work(&myself).await,
+            Message::Look => {
+                state.work(&myself).await;
+                myself.send_after(LOOK, || Message::Look);
+            }
+            Message::Probe(probe, reply) => actor::answer(probe, reply),
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    async fn work(&mut self, myself: &ActorRef<Message>) {
+        match process_batch(&self.env).await {
+            Ok(done) => {
+                self.complained = false;
+                if done == BATCH {
+                    let _ = myself.cast(Message::Wake); // there may be more; other messages come first
+                }
+            }
+            Err(error) if !self.complained => {
+                self.complained = true;
+                tracing::error!(actor = NOUN, %error, "events cannot be processed; they wait in the store");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Processes up to a batch of waiting events in the order of their arrival; answers how many there were.
+pub async fn process_batch(env: &Env) -> Result<i64> {
+    let open = env.store().open_events(env.now(), BATCH).await?;
+    let count = i64::try_from(open.len()).unwrap_or(BATCH);
+    for (n, event_id, livemode, origin, attempts, body) in open {
+        if let Err(problem) = process(env, n, &event_id, livemode, &origin, &body).await {
+            if problem.is_retryable() {
+                return Err(problem); // the store, not the event: all of them wait
+            }
+            let retry_at = (attempts + 1 < MAX_ATTEMPTS && problem.code != crate::error::Code::Invalid).then(|| {
+                env.now()
+                    + chrono::TimeDelta::milliseconds(
+                        i64::try_from(RETRY.full_ms(u32::try_from(attempts).unwrap_or(0) + 1)).unwrap_or(i64::MAX),
+                    )
+            });
+            tracing::error!(actor = NOUN, event_id, error = %problem, retry = retry_at.is_some(), "an event could not be processed");
+            let fact = env.fact("webhook.failed", &event_id, json!({"error": problem.message, "retry": retry_at.is_some()}));
+            env.store().fail_event(n, &problem.message, retry_at, fact).await?;
+        }
+    }
+    Ok(count)
+}
+
+async fn process(env: &Env, n: i64, event_id: &str, livemode: bool, origin: &str, body: &str) -> Result<()> {
+    let event: Json = serde_json::from_str(body)?;
+    match ledger::apply(&event).map_err(|e| Error::invalid("event", e))? {
+        None => env.store().ignore_event(n, env.now()).await,
+        Some(applied) => {
+            let created = event["created"].as_i64().unwrap_or_default();
+            env.store().apply_event(n, event_id, livemode, origin, created, &applied, env.now(), crate::providers::STRIPE).await
+        }
+    }
+}
