@@ -12,6 +12,16 @@ pub mod env;
 pub mod error;
 /// Atomic files, histories, secrets on disk.
 pub mod files;
+/// [actor] alert
+pub mod alert;
+/// [actor] insight
+pub mod insight;
+/// [actor] recon
+pub mod recon;
+/// [actor] sandbox
+pub mod sandbox;
+/// [actor] slo
+pub mod slo;
 /// [actor] webhook events in order.
 pub mod ingest;
 /// Payment companies, and the built-in sandbox.

@@ -1,0 +1,214 @@
+//! Recon owns the reconciliation runs and the open exceptions. A run works in a task of its own, so questions are answered
+//! meanwhile; it is the actor's, so a crash ends it and the timer records the failure. The decision itself is pure
+//! (`domain/reconcile`); what is here fetches both sides, keeps them, and writes the result down.
+
+use std::{collections::HashSet, io::Write as _, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde_json::{Value as Json, json};
+use tokio::task::JoinSet;
+
+use crate::{
+    actor::{self, Probe, Probed, Reply},
+    alert,
+    domain::{
+        alert_rule::{Check, Severity},
+        reconcile::{Input, Payout, ProviderInfo, Report, Transaction, reconcile},
+    },
+    env::{Env, rfc3339},
+    error::{Error, Result},
+    providers::stripe::API_VERSION,
+    store::NewRecon,
+    task::{Record, Run},
+};
+
+pub const NOUN: &str = "recon";
+/// A run ends within this, or it is given up.
+pub const LIMIT: Duration = Duration::from_mins(10);
+/// How far before the window the ledger is read: what a payout at its start may contain.
+const LEDGER_MARGIN_DAYS: i64 = 40;
+
+pub enum Message {
+    Payouts { run: Run, reply: Reply<Record> },
+    Probe(Probe, Reply<()>),
+}
+
+impl Probed for Message {
+    fn probe(probe: Probe, reply: Reply<()>) -> Self {
+        Self::Probe(probe, reply)
+    }
+}
+
+/// Reconciles the payouts of the window; the record is that of `logs/payout_recon.json`. Errors: `conflict` if one is running,
+/// `unavailable` if the provider does not answer.
+pub async fn payouts(run: &Run) -> Result<Record> {
+    actor::call(&run.env, NOUN, LIMIT, |reply| Message::Payouts { run: run.clone(), reply }).await
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recon;
+
+pub struct State {
+    work: JoinSet<()>,
+}
+
+impl Actor for Recon {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Env;
+
+    async fn pre_start(&self, _: ActorRef<Message>, _: Env) -> Result<State, ActorProcessingErr> {
+        Ok(State { work: JoinSet::new() })
+    }
+
+    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Payouts { run, reply } => state.start(run, reply),
+            Message::Probe(probe, reply) => actor::answer(probe, reply),
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn start(&mut self, run: Run, reply: Reply<Record>) {
+        while self.work.try_join_next().is_some() {}
+        if self.work.is_empty() {
+            self.work.spawn(async move { actor::respond(reply, reconcile_payouts(&run).await) });
+        } else {
+            actor::respond(reply, Err(Error::conflict("recon_running", "a reconciliation is running")));
+        }
+    }
+}
+
+/// Both sides of a reconciliation, as fetched.
+struct Sides {
+    now: DateTime<Utc>,
+    window_from: i64,
+    payouts: Vec<Json>,
+    /// With the payout whose list it came from.
+    transactions: Vec<(Json, Option<String>)>,
+    errors: Vec<String>,
+}
+
+async fn reconcile_payouts(run: &Run) -> Result<Record> {
+    let env = &run.env;
+    let sides = fetch(env).await?;
+    let livemode = env.config().provider.mode.is_live();
+    let ledger_from = sides.window_from - TimeDelta::days(LEDGER_MARGIN_DAYS).num_seconds();
+    let ledger = env.store().ledger_lines(livemode, ledger_from, sides.now.timestamp()).await?;
+    let input = Input {
+        payouts: sides.payouts.iter().map(Payout::from_json).collect::<Result<_, _>>().map_err(bad_object)?,
+        transactions: sides
+            .transactions
+            .iter()
+            .map(|(t, payout)| Transaction::from_json(t, payout.as_deref()))
+            .collect::<Result<_, _>>()
+            .map_err(bad_object)?,
+        ledger,
+        now: sides.now.timestamp(),
+        window_from: sides.window_from,
+        grace_days: env.config().recon.grace_days,
+        complete: sides.errors.is_empty(),
+        errors: sides.errors.clone(),
+        provider: ProviderInfo { name: env.config().provider.mode.as_str().to_owned(), api_version: API_VERSION.to_owned(), livemode },
+    };
+    let mut report = reconcile(&input);
+    let generated_at = rfc3339(env.now());
+    (report.ts, report.run_id, report.generated_at) = (Some(generated_at.clone()), Some(run.run_id.clone()), Some(generated_at));
+    let json = serde_json::to_value(&report)?;
+    record(run, &report, &json, inputs(&input, &sides)?).await?;
+    alert::evaluate(env, vec![exceptions_check(&report)]).await?;
+    match json {
+        Json::Object(map) => Ok(map),
+        other => Err(Error::internal(format!("a report is an object, not {other}"))),
+    }
+}
+
+fn bad_object(error: String) -> Error {
+    Error::internal(format!("the provider's answer: {error}"))
+}
+
+/// Asks the provider for everything in the window. A payout whose members cannot be fetched makes the run incomplete; the rest
+/// is not reconciled without its lists at all.
+async fn fetch(env: &Env) -> Result<Sides> {
+    let provider = env.provider();
+    let now = provider.now().await?;
+    let window_from = (now - TimeDelta::days(env.config().recon.window_days)).timestamp();
+    let payouts = provider.payouts(window_from, now.timestamp()).await?;
+    let (mut transactions, mut errors, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+    for payout in payouts.iter().filter(|p| p["automatic"] == true && p["reconciliation_status"] == "completed") {
+        let Some(id) = payout["id"].as_str() else { continue };
+        match provider.balance_transactions_of_payout(id).await {
+            Ok(members) => {
+                for member in members {
+                    seen.insert(member["id"].as_str().unwrap_or_default().to_owned());
+                    transactions.push((member, Some(id.to_owned())));
+                }
+            }
+            Err(error) => errors.push(format!("{id}: {error}")),
+        }
+    }
+    let all = provider.balance_transactions(window_from, now.timestamp()).await?;
+    let unsettled = all.into_iter().filter(|t| !seen.contains(t["id"].as_str().unwrap_or_default()));
+    transactions.extend(unsettled.map(|t| (t, None)));
+    Ok(Sides { now, window_from, payouts, transactions, errors })
+}
+
+/// Both sides, compressed, so that the run can be recomputed without the provider.
+fn inputs(input: &Input, sides: &Sides) -> Result<Vec<u8>> {
+    let transactions: Vec<Json> = sides
+        .transactions
+        .iter()
+        .map(|(t, payout)| {
+            let mut t = t.clone();
+            t["payout"] = payout.clone().into();
+            t
+        })
+        .collect();
+    let ledger: Vec<Json> = input
+        .ledger
+        .iter()
+        .map(|l| json!({"id": l.id, "kind": l.kind, "source": l.source, "seq": l.seq, "amount": l.amount, "currency": l.currency, "at": l.at}))
+        .collect();
+    let all = json!({
+        "payouts": sides.payouts, "transactions": transactions, "ledger": ledger, "now": input.now, "window_from": input.window_from,
+        "grace_days": input.grace_days, "errors": input.errors,
+    });
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(all.to_string().as_bytes())?;
+    Ok(gzip.finish()?)
+}
+
+async fn record(run: &Run, report: &Report, json: &Json, inputs: Vec<u8>) -> Result<()> {
+    let exceptions = json["exceptions"].as_array().into_iter().flatten();
+    let word = |e: &Json, name: &str| e[name].as_str().unwrap_or_default().to_owned();
+    let recon = NewRecon {
+        run_id: &run.run_id,
+        recon_id: &report.recon_id,
+        at: run.env.now(),
+        complete: report.complete,
+        ok: report.ok,
+        inputs,
+        report: json,
+        exceptions: exceptions.map(|e| (word(e, "id"), word(e, "kind"), word(e, "severity"), e.clone())).collect(),
+    };
+    let data = json!({"recon_id": report.recon_id, "input_digest": report.input_digest, "ok": report.ok, "summary": json["summary"]});
+    let (new, resolved) = run.env.store().record_recon(recon, run.env.fact("recon.done", &run.run_id, data)).await?;
+    tracing::info!(actor = NOUN, run_id = run.run_id, ok = report.ok, exceptions = report.exceptions.len(), new, resolved, "payouts reconciled");
+    Ok(())
+}
+
+fn exceptions_check(report: &Report) -> Check {
+    let serious: Vec<_> = report.exceptions.iter().filter(|e| e.severity != crate::domain::reconcile::Severity::Low).collect();
+    Check {
+        name: "recon_exceptions".into(),
+        system: "recon",
+        ok: report.complete.then_some(serious.is_empty()),
+        severity: Severity::Critical,
+        value: Some(format!("{} exceptions", serious.len())),
+        threshold: "0 exceptions".into(),
+        reason: serious.first().map_or_else(|| "every payout agrees with the ledger".to_owned(), |first| first.explanation.clone()),
+    }
+}
