@@ -74,6 +74,16 @@ pub enum State {
     Resolved,
 }
 
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Firing => "firing",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
 /// A change that is worth a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,6 +92,17 @@ pub enum Transition {
     /// A firing alert became more severe.
     Escalated,
     Resolved,
+}
+
+impl Transition {
+    /// For the journal and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fired => "fired",
+            Self::Escalated => "escalated",
+            Self::Resolved => "resolved",
+        }
+    }
 }
 
 /// The alert of one rule.
