@@ -1,0 +1,146 @@
+//! Payout reconciliation: does every payout equal its balance transactions, and does our ledger agree with each of them. Called by
+//! the recon actor and by the offline command with everything already read. Pure: the report depends on the input alone, not on its
+//! order; nothing is matched fuzzily, nothing is resolved by itself, and amounts of different currencies are never added.
+
+mod book;
+mod explain;
+mod input;
+mod join;
+mod payouts;
+mod report;
+mod suspects;
+
+pub use input::{Input, LedgerLine, Payout, ProviderInfo, Transaction};
+pub use report::{
+    Category, Evidence, Exception, ExceptionCounts, ExceptionKind, PayoutRow, PayoutStatus, Report, RowStatus, Severity, Summary, Suspect,
+    Total, Unsettled, Window,
+};
+
+use book::{Book, Row};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// The report file's schema name.
+pub const SCHEMA: &str = "echopilot.payout_recon/1";
+
+/// Reconciles both sides. `ts`, `run_id` and `generated_at` of the report are left for the caller.
+pub fn reconcile(input: &Input) -> Report {
+    let mut book = Book::new(input);
+    let joined = join::join(input, &mut book);
+    let judged = payouts::judge(input, &book, &joined.exceptions);
+    let mut exceptions = joined.exceptions;
+    exceptions.extend(judged.exceptions);
+    exceptions.sort_unstable_by(|a, b| (a.severity, a.kind, &a.id).cmp(&(b.severity, b.kind, &b.id)));
+    let mut payouts = judged.rows;
+    name_exceptions(&mut payouts, &exceptions);
+    let digest = input.digest();
+    let mut errors = input.errors.clone();
+    errors.sort_unstable();
+    let summary = summarise(input, &book, &payouts, &joined.ledger_only, &exceptions);
+    Report {
+        ok: summary.ok,
+        ts: None,
+        run_id: None,
+        schema: SCHEMA,
+        recon_id: format!("prun_{}", &digest[..16]),
+        input_digest: format!("sha256:{digest}"),
+        generated_at: None,
+        complete: input.complete,
+        errors,
+        provider: input.provider.clone(),
+        window: Window {
+            from: if input.window_from > 0 { rfc3339(input.window_from) } else { None },
+            to: rfc3339(input.now),
+            grace_days: input.grace_days,
+        },
+        summary,
+        totals: judged.totals.into_values().collect(),
+        payouts,
+        unsettled: unsettled(&book.rows),
+        exceptions,
+    }
+}
+
+fn rfc3339(at: i64) -> Option<String> {
+    Some(chrono::DateTime::from_timestamp(at, 0)?.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+}
+
+fn name_exceptions(payouts: &mut [PayoutRow], exceptions: &[Exception]) {
+    let mut by_payout: HashMap<&str, Vec<String>> = HashMap::new();
+    for exception in exceptions {
+        if let Some(payout) = &exception.payout_id {
+            by_payout.entry(payout).or_default().push(exception.id.clone());
+        }
+    }
+    for payout in payouts {
+        payout.exceptions = by_payout.remove(payout.id.as_str()).unwrap_or_default();
+    }
+}
+
+fn summarise(
+    input: &Input,
+    book: &Book<'_>,
+    payouts: &[PayoutRow],
+    ledger_only: &BTreeMap<RowStatus, u64>,
+    exceptions: &[Exception],
+) -> Summary {
+    let mut summary = Summary { total: payouts.len() as u64, ..Summary::default() };
+    summary.payouts = PayoutStatus::ALL.iter().map(|status| (status.as_str(), 0)).collect();
+    summary.transactions = RowStatus::ALL.iter().map(|status| (status.as_str(), 0)).collect();
+    summary.exceptions.by_severity = [Severity::High, Severity::Medium, Severity::Low].map(|severity| (severity, 0)).into();
+    let (mut unknown, mut unmatched) = (HashSet::new(), HashSet::new());
+    for row in &book.rows {
+        *summary.transactions.entry(row.status.as_str()).or_default() += 1;
+        let missing = row.status == RowStatus::MissingInLedger;
+        match row.payout {
+            Some(payout) if missing => _ = unknown.insert(payout.id.as_str()),
+            None if missing => summary.unsettled_missing += 1,
+            _ => {}
+        }
+        if let (Some(payout), false) = (row.payout, matches!(row.status, RowStatus::Matched | RowStatus::FeeBooked)) {
+            unmatched.insert(payout.id.as_str());
+        }
+    }
+    for (status, count) in ledger_only {
+        *summary.transactions.entry(status.as_str()).or_default() += count;
+    }
+    let mut differing = HashSet::new();
+    for exception in exceptions {
+        summary.exceptions.open += 1;
+        *summary.exceptions.by_severity.entry(exception.severity).or_default() += 1;
+        if matches!(exception.kind, ExceptionKind::AmountMismatch | ExceptionKind::CurrencyMismatch | ExceptionKind::UnbalancedPayout) {
+            differing.extend(exception.payout_id.as_deref().filter(|id| book.payouts.contains_key(id)));
+        }
+    }
+    for payout in payouts {
+        *summary.payouts.entry(payout.status.as_str()).or_default() += 1;
+        let clean = !unmatched.contains(payout.id.as_str()) && !differing.contains(payout.id.as_str());
+        summary.matched += u64::from(payout.status == PayoutStatus::Balanced && clean);
+    }
+    summary.amount_mismatch = differing.len() as u64;
+    summary.missing_in_ledger = unknown.len() as u64 + summary.unsettled_missing;
+    summary.payouts.insert("total", summary.total);
+    summary.transactions.insert("total", book.rows.len() as u64 + ledger_only.values().sum::<u64>());
+    summary.ok = input.complete && exceptions.iter().all(|exception| exception.severity == Severity::Low);
+    summary
+}
+
+fn unsettled(rows: &[Row<'_>]) -> Vec<Unsettled> {
+    let mut by_currency: BTreeMap<&str, Unsettled> = BTreeMap::new();
+    for tx in rows.iter().filter(|row| row.payout.is_none()).map(|row| row.tx) {
+        let entry = by_currency.entry(&tx.currency).or_insert_with(|| Unsettled {
+            currency: tx.currency.clone(),
+            count: 0,
+            net: 0,
+            oldest_created: tx.created,
+            next_available_on: tx.available_on,
+        });
+        entry.count += 1;
+        entry.net += tx.net;
+        entry.oldest_created = entry.oldest_created.min(tx.created);
+        entry.next_available_on = entry.next_available_on.min(tx.available_on);
+    }
+    by_currency.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests;
