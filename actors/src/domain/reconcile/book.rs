@@ -100,6 +100,7 @@ impl<'a> Book<'a> {
                 merge(&mut rows[at], tx);
             }
         }
+        rows.sort_unstable_by(|a, b| (a.tx.created, &a.tx.id).cmp(&(b.tx.created, &b.tx.id)));
         let failures: HashSet<&str> = payouts.values().filter_map(|p| p.failure_balance_transaction.as_deref()).collect();
         let mut returned = HashMap::new();
         for row in &rows {
@@ -115,9 +116,9 @@ impl<'a> Book<'a> {
         for row in &mut rows {
             row.payout = row.tx.payout.as_deref().and_then(|id| payouts.get(id).copied());
             check(row);
+            row.conflicts.sort_by(|a, b| a.field.cmp(&b.field));
         }
         rows.retain(|row| !is_own(row, &leaving, &payouts));
-        rows.sort_unstable_by(|a, b| (a.tx.created, &a.tx.id).cmp(&(b.tx.created, &b.tx.id)));
         Self { payouts, torn, rows, returned }
     }
 }
@@ -157,9 +158,17 @@ fn is_own(row: &Row<'_>, leaving: &HashSet<&str>, payouts: &HashMap<&str, &Payou
 fn merge<'a>(row: &mut Row<'a>, tx: &'a Transaction) {
     let old = row.tx;
     let mut differ = |field: &str, a: Value, b: Value| {
-        let known = row.conflicts.iter().any(|conflict| conflict.field == field);
-        if a != b && !known {
-            row.conflicts.push(Evidence { field: field.to_owned(), ledger: Value::Null, provider: Value::from(sorted(a, b)) });
+        if a == b {
+            return;
+        }
+        let at = row.conflicts.iter().position(|conflict| conflict.field == field).unwrap_or_else(|| {
+            row.conflicts.push(Evidence { field: field.to_owned(), ledger: Value::Null, provider: Value::Array(Vec::new()) });
+            row.conflicts.len() - 1
+        });
+        if let Value::Array(values) = &mut row.conflicts[at].provider {
+            values.extend([a, b]);
+            values.sort_by_key(ToString::to_string);
+            values.dedup();
         }
     };
     differ("amount", old.amount.into(), tx.amount.into());
@@ -176,12 +185,6 @@ fn merge<'a>(row: &mut Row<'a>, tx: &'a Transaction) {
         row.tx = tx;
         row.class = Class::of(&tx.reporting_category, &tx.kind);
     }
-}
-
-fn sorted(a: Value, b: Value) -> Vec<Value> {
-    let mut both = vec![a, b];
-    both.sort_by_key(ToString::to_string);
-    both
 }
 
 /// Invariants of one balance transaction: `amount - fee = net`, and the fee's details add up to it.

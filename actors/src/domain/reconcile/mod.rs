@@ -29,7 +29,7 @@ pub fn reconcile(input: &Input) -> Report {
     let judged = payouts::judge(input, &book, &joined.exceptions);
     let mut exceptions = joined.exceptions;
     exceptions.extend(judged.exceptions);
-    exceptions.sort_unstable_by(|a, b| (a.severity, a.kind, &a.id).cmp(&(b.severity, b.kind, &b.id)));
+    exceptions.sort_unstable_by(|a, b| (a.severity, a.kind, &a.id, &a.explanation).cmp(&(b.severity, b.kind, &b.id, &b.explanation)));
     let mut payouts = judged.rows;
     name_exceptions(&mut payouts, &exceptions);
     let digest = input.digest();

@@ -8,8 +8,9 @@ use super::{
 };
 use std::collections::HashMap;
 
-/// Combinations of unsettled rows that are tried for one residual.
-const COMBINATIONS: usize = 10_000;
+/// Newest unsettled rows of which pairs and triples are tried: under 10,000 combinations together.
+const PAIRS_OF: usize = 100;
+const TRIPLES_OF: usize = 30;
 /// More single candidates than this explain nothing.
 const SINGLES: usize = 5;
 
@@ -52,7 +53,8 @@ impl<'a> Suspects<'a> {
         if found.is_empty() {
             found.extend(self.combination(payout, residual));
         }
-        found.sort_unstable_by(|a, b| a.balance_transaction_ids.cmp(&b.balance_transaction_ids));
+        found.sort_by(|a, b| a.balance_transaction_ids.cmp(&b.balance_transaction_ids));
+        found.dedup_by(|a, b| a.balance_transaction_ids == b.balance_transaction_ids);
         found.truncate(SINGLES);
         found
     }
@@ -85,30 +87,19 @@ impl<'a> Suspects<'a> {
 
     /// Two or three unsettled rows that add up to the residual, within a fixed number of tries.
     fn combination(&self, payout: &Payout, residual: i64) -> Option<Suspect> {
-        let rows: Vec<&Row<'_>> = self
-            .book
-            .rows
-            .iter()
-            .rev()
-            .filter(|row| row.payout.is_none() && row.tx.currency == payout.currency)
-            .take(COMBINATIONS)
-            .collect();
-        let mut tries = 0;
+        let open = self.book.rows.iter().rev().filter(|row| row.payout.is_none() && row.tx.currency == payout.currency);
+        let rows: Vec<&Row<'_>> = open.take(PAIRS_OF).collect();
         let reason = "unsettled rows that add up to the difference";
         for (i, a) in rows.iter().enumerate() {
+            if let Some(b) = rows[i + 1..].iter().find(|b| a.tx.net + b.tx.net == residual) {
+                return Some(suspect([a.tx.id.as_str(), &b.tx.id], reason));
+            }
+        }
+        let rows = &rows[..rows.len().min(TRIPLES_OF)];
+        for (i, a) in rows.iter().enumerate() {
             for (j, b) in rows.iter().enumerate().skip(i + 1) {
-                let two = a.tx.net + b.tx.net;
-                if two == residual {
-                    return Some(suspect([a.tx.id.as_str(), &b.tx.id], reason));
-                }
-                for c in rows.iter().skip(j + 1) {
-                    if two + c.tx.net == residual {
-                        return Some(suspect([a.tx.id.as_str(), &b.tx.id, &c.tx.id], reason));
-                    }
-                    tries += 1;
-                    if tries >= COMBINATIONS {
-                        return None;
-                    }
+                if let Some(c) = rows[j + 1..].iter().find(|c| a.tx.net + b.tx.net + c.tx.net == residual) {
+                    return Some(suspect([a.tx.id.as_str(), &b.tx.id, &c.tx.id], reason));
                 }
             }
         }
