@@ -45,12 +45,13 @@ section!(Portal { ttl_s: i64 });
 section!(Recon { window_days: i64, grace_days: i64 });
 section!(Slo { p95_ms: u64, success_rate: f64, window_minutes: i64, min_events: u64, period_days: i64 });
 section!(AlertThresholds {
-    cpu_percent: f64,
-    memory_percent: f64,
-    disk_percent: f64,
-    open_files_percent: f64,
-    latency_ms: u64,
-    database_ms: u64,
+    warn_percent: f64,
+    critical_percent: f64,
+    slow_ms: f64,
+    failed_percent: f64,
+    min_failed: u64,
+    queue_depth: u64,
+    webhook_age_s: i64,
     fire_after: u32,
     resolve_after: u32,
 });

@@ -1,36 +1,49 @@
-//! The map of the daemon, one sentence per module.
+//! The map of the daemon, one sentence per module. Arrows point down: gateway and tasks use the actors' client functions, the
+//! actors use store and providers, all of them use the pure `domain`. ARCHITECTURE.md says who may use whom and why.
 
-/// How actors are named, called, probed and specified.
+/// [basic] How actors are named, called, probed and specified.
 pub mod actor;
-/// Settings and secrets.
-pub mod config;
-/// Pure decisions.
-pub mod domain;
-/// Everything a task or handler may touch.
-pub mod env;
-/// The one error type.
-pub mod error;
-/// Atomic files, histories, secrets on disk.
-pub mod files;
-/// [actor] alert
+/// [actor] The state of every alert.
 pub mod alert;
-/// [actor] insight
-pub mod insight;
-/// [actor] recon
-pub mod recon;
-/// [actor] sandbox
-pub mod sandbox;
-/// [actor] slo
-pub mod slo;
-/// [actor] webhook events in order.
+/// [basic] Reading and writing archives.
+pub mod archive;
+/// [actor] The backup lock, archives and their proofs.
+pub mod backup;
+/// [basic] Settings and secrets.
+pub mod config;
+/// [basic] Puts all the parts together.
+pub mod daemon;
+/// [family, pure] Decisions with their reasons.
+pub mod domain;
+/// [basic] Everything a task or handler may touch.
+pub mod env;
+/// [basic] The one error type.
+pub mod error;
+/// [basic] Atomic files, histories, secrets on disk.
+pub mod files;
+/// [actor] Webhook events, in order, applied once.
 pub mod ingest;
-/// Payment companies, and the built-in sandbox.
+/// [actor] The figures of the dashboard.
+pub mod insight;
+/// [basic] Structured log lines.
+pub mod logging;
+/// [basic] CPU, memory, disk and open files.
+pub mod measure;
+/// [family] Payment companies, and the built-in sandbox.
 pub mod providers;
-/// Every query by name.
+/// [actor] Reconciliation runs and open exceptions.
+pub mod recon;
+/// [actor] Keeps the sandbox serving.
+pub mod sandbox;
+/// [actor] The minutes of the service level.
+pub mod slo;
+/// [family] Every query by name; the only SQL.
 pub mod store;
-/// [actor] starts, restarts and stops the others.
+/// [actor] Starts, restarts and stops the others.
 pub mod supervisor;
-/// What a task is and how a run of it goes.
+/// [basic] What a task is and how a run of it goes.
 pub mod task;
-/// [actor] what is due and what is running.
+/// [family] One scheduled task per file.
+pub mod tasks;
+/// [actor] What is due and what is running.
 pub mod timer;

@@ -196,7 +196,15 @@ async fn record(run: &Run, report: &Report, json: &Json, inputs: Vec<u8>) -> Res
     };
     let data = json!({"recon_id": report.recon_id, "input_digest": report.input_digest, "ok": report.ok, "summary": json["summary"]});
     let (new, resolved) = run.env.store().record_recon(recon, run.env.fact("recon.done", &run.run_id, data)).await?;
-    tracing::info!(actor = NOUN, run_id = run.run_id, ok = report.ok, exceptions = report.exceptions.len(), new, resolved, "payouts reconciled");
+    tracing::info!(
+        actor = NOUN,
+        run_id = run.run_id,
+        ok = report.ok,
+        exceptions = report.exceptions.len(),
+        new,
+        resolved,
+        "payouts reconciled"
+    );
     Ok(())
 }
 

@@ -382,3 +382,13 @@ fn sql_error(error: rusqlite::Error) -> Error {
         _ => Error::internal(format!("database: {error}")),
     }
 }
+
+/// Asks SQLite whether a database file that nobody writes is whole.
+pub fn check_integrity(path: &Path) -> Result<()> {
+    let connection = open_reader(path)?;
+    let rows = query(&connection, "PRAGMA integrity_check", &[])?;
+    match rows.first().map(|r| r.text(0)).transpose()? {
+        Some("ok") => Ok(()),
+        other => Err(Error::invalid("database_damaged", format!("{}: {}", path.display(), other.unwrap_or("no answer")))),
+    }
+}

@@ -190,3 +190,45 @@ fn ledger_only(book: &Book<'_>, lines: &[&LedgerLine], input: &Input, out: &mut 
     *out.ledger_only.entry(status).or_default() += 1;
     out.exceptions.extend(explain::ledger_row(status, lines, input));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Input, LedgerLine, Transaction, reconcile};
+    use serde_json::json;
+
+    /// (kind, balance transaction) of the exceptions for rows and ledger rows of one charge; each is (id, amount, created).
+    fn run(rows: &[(&str, &str, i64, i64)], amounts: &[i64]) -> Vec<(&'static str, String)> {
+        let value = |(id, category, amount, created): &(&str, &str, i64, i64)| json!({"id": id, "amount": amount, "currency": "usd", "reporting_category": category, "source": "ch_1", "created": created});
+        let transactions = rows.iter().map(|row| Transaction::from_json(&value(row), None).unwrap()).collect();
+        let line = |(seq, amount): (i64, &i64)| {
+            let value = json!({"id": format!("le_{seq}"), "kind": "charge", "source": "ch_1", "seq": seq, "amount": amount, "currency": "usd", "at": 1});
+            LedgerLine::from_json(&value).unwrap()
+        };
+        let ledger = (0..).zip(amounts).map(line).collect();
+        let report = reconcile(&Input { transactions, ledger, now: 100, complete: true, ..Input::default() });
+        report.exceptions.iter().map(|e| (e.kind.as_str(), e.balance_transaction_id.clone().unwrap_or_default())).collect()
+    }
+
+    #[test]
+    fn several_rows_of_one_source_are_paired_by_amount_and_then_by_time() {
+        let (early, late) = (("txn_b", "charge", 500, 1), ("txn_a", "charge", 700, 2));
+        let one = |kind, id: &str| vec![(kind, id.to_owned())];
+        for rows in [[early, late], [late, early]] {
+            assert_eq!(run(&rows, &[500, 700]), []);
+            assert_eq!(run(&rows, &[700]), one("missing_in_ledger", "txn_b"));
+            assert_eq!(run(&rows, &[600, 700]), one("amount_mismatch", "txn_b"));
+            assert_eq!(run(&rows, &[600]), [("missing_in_ledger", "txn_a".to_owned()), ("amount_mismatch", "txn_b".to_owned())]);
+            assert_eq!(run(&rows, &[500, 700, 900]), one("missing_provider", ""));
+        }
+    }
+
+    #[test]
+    fn a_partial_capture_counts_with_its_reversal() {
+        let (charge, reversal) = (("txn_1", "charge", 500, 1), ("txn_2", "partial_capture_reversal", -200, 1));
+        assert_eq!(run(&[reversal, charge], &[300]), []);
+        assert_eq!(run(&[reversal, charge], &[500]), [("amount_mismatch", "txn_1".to_owned())]);
+        assert_eq!(run(&[reversal], &[300]), [], "the charge is older than what was read");
+        assert_eq!(run(&[reversal], &[]), [("missing_in_ledger", "txn_2".to_owned())]);
+        assert_eq!(run(&[reversal, charge], &[]), [("missing_in_ledger", "txn_1".to_owned())]);
+    }
+}

@@ -1,0 +1,196 @@
+//! Puts the parts together: directories, lock, secrets, listeners, store, environment, children. The only place that knows all
+//! of them; the task table and the child list go from here to the timer and the supervisor as values, so that there is no cycle.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::{
+    actor::{self, ChildSpec},
+    alert, backup,
+    config::{Config, Environment, ProviderMode, Secrets},
+    env::{Clock, Env, Parts},
+    error::{Context as _, Error, Result},
+    files, ingest, insight,
+    providers::{
+        sandbox::{Sandbox, Settings},
+        stripe::Client,
+    },
+    recon, sandbox, slo,
+    store::Store,
+    supervisor::Supervisor,
+    tasks, timer,
+};
+
+const CONNECT: Duration = Duration::from_secs(5);
+const TOTAL: Duration = Duration::from_secs(30);
+
+/// What to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything: HTTP and the schedule.
+    Serve,
+    /// What a command needs to do its work without a running daemon: no HTTP, nothing scheduled.
+    Offline,
+}
+
+/// A running instance. It holds the data directory's lock until it is stopped.
+#[derive(Debug)]
+pub struct Daemon {
+    pub env: Env,
+    supervisor: Supervisor,
+    mode: Mode,
+    _lock: File,
+}
+
+impl Daemon {
+    /// Starts everything in order. Errors say what is wrong and what to do: `conflict` (another daemon has the data directory),
+    /// `unavailable` (`address_in_use`, a directory that cannot be written), `invalid` (secrets, `not_a_database`).
+    pub async fn start(mut config: Config, environment: &Environment, mode: Mode, clock: Clock) -> Result<Self> {
+        crate::task::keep_panics();
+        let _ = rustls::crypto::ring::default_provider().install_default(); // a second instance finds it installed
+        config.timer.enabled &= mode == Mode::Serve;
+        for path in [&config.paths.data, &config.paths.logs, &config.paths.backups] {
+            usable_directory(path)?;
+        }
+        let lock = take_lock(&config.paths.data)?;
+        let secrets = Secrets::load(&config, environment)?;
+        let listener = if mode == Mode::Serve { Some(bind(config.server.listen, "server.listen").await?) } else { None };
+        let sandbox_listener = match config.provider.mode {
+            ProviderMode::Sandbox => Some(bind(config.sandbox.listen, "sandbox.listen").await?),
+            _ => None,
+        };
+        let sandbox_address = sandbox_listener.as_ref().map(|l| l.local_addr()).transpose()?;
+        let server_address = listener.as_ref().map_or(Ok(config.server.listen), |l| l.local_addr())?;
+        let node = files::secret(&config.paths.data.join("node"), "node_")?;
+        let store = Store::open(&config.database_path(), &node[..21])?;
+        let http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(TOTAL).build().map_err(Error::internal)?;
+        let base_url = sandbox_address.map_or_else(|| config.provider.base_url.clone(), |a| format!("http://{a}"));
+        let provider = Client::new(&base_url, secrets.provider.expose_secret(), http.clone());
+        let sandbox = match sandbox_address {
+            Some(_) => {
+                let clock = clock.clone();
+                Some(Sandbox::open(Settings::new(config.paths.data.join("sandbox.db")), Arc::new(move || clock.now())).await?)
+            }
+            None => None,
+        };
+        let incarnation = format!("inc_{}", uuid::Uuid::now_v7().simple());
+        let env = Env::new(Parts {
+            instance: incarnation.clone(),
+            incarnation,
+            config,
+            secrets,
+            clock,
+            store,
+            provider,
+            http,
+            sandbox,
+            server_address,
+            sandbox_address,
+        });
+        let children = children(listener, sandbox_listener);
+        let supervisor = match Supervisor::start(env.clone(), children).await {
+            Ok(supervisor) => supervisor,
+            Err(error) => {
+                env.store().close().await?;
+                return Err(error);
+            }
+        };
+        let daemon = Self { env, supervisor, mode, _lock: lock };
+        daemon.announce().await?;
+        Ok(daemon)
+    }
+
+    /// Tells the sandbox where webhooks go, and commands where the daemon is.
+    async fn announce(&self) -> Result<()> {
+        if self.mode == Mode::Offline {
+            return Ok(());
+        }
+        let env = &self.env;
+        if let Some(sandbox) = env.sandbox() {
+            let url = format!("http://{}/api/payments/webhook", env.server_address());
+            let secret = env.secrets().webhook.first().ok_or_else(|| Error::internal("there is no webhook secret"))?;
+            sandbox.set_daemon_endpoint(&url, secret.expose_secret()).await?;
+        }
+        let whereabouts = json!({"pid": std::process::id(), "address": env.server_address().to_string()});
+        let path = env.data_path("daemon.json");
+        crate::env::blocking(move || files::replace(&path, whereabouts.to_string().as_bytes(), files::MODE_PRIVATE)).await
+    }
+
+    /// Ends when a critical part could not be kept running, with the reason.
+    pub async fn fatal(&self) -> String {
+        self.supervisor.fatal().await
+    }
+
+    /// Stops the children in reverse order, then the store. Nothing acknowledged is lost.
+    pub async fn stop(self) -> Result<()> {
+        if self.mode == Mode::Serve {
+            let _ = std::fs::remove_file(self.env.data_path("daemon.json")); // a stale one names a process that is gone
+        }
+        self.supervisor.stop().await;
+        self.env.store().close().await
+    }
+}
+
+/// Every child, in the order of starting; producers of work last.
+fn children(listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>) -> Vec<ChildSpec> {
+    let mut specs = Vec::new();
+    if let Some(listener) = sandbox_listener {
+        let server = sandbox::SandboxServer::new(Arc::new(listener));
+        specs.push(actor::spec(sandbox::NOUN, false, move || server.clone()));
+    }
+    let schedule = timer::Timer::new(tasks::table());
+    specs.extend([
+        actor::spec(slo::NOUN, false, || slo::Slo),
+        actor::spec(alert::NOUN, false, || alert::Alerts),
+        actor::spec(recon::NOUN, false, || recon::Recon),
+        actor::spec(backup::NOUN, false, backup::Backup::default),
+        actor::spec(insight::NOUN, false, || insight::Insight),
+        actor::spec(ingest::NOUN, true, || ingest::Ingest),
+        actor::spec(timer::NOUN, true, move || schedule.clone()),
+    ]);
+    let _ = listener;
+    specs
+}
+
+/// Makes the directory and proves that a file can be written in it.
+fn usable_directory(path: &Path) -> Result<()> {
+    let doing = || format!("the directory {} cannot be used", path.display());
+    std::fs::create_dir_all(path).context(doing())?;
+    tempfile::tempfile_in(path).map(drop).context(doing())
+}
+
+/// One daemon per data directory: the lock is the kernel's, so it cannot be left behind.
+fn take_lock(data: &Path) -> Result<File> {
+    let path = data.join("lock");
+    let mut file = File::options()
+        .create(true)
+        .read(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .context(format!("cannot open {}", path.display()))?;
+    if file.try_lock().is_err() {
+        let mut holder = String::new();
+        let _ = file.read_to_string(&mut holder); // only for the message
+        return Err(Error::conflict("data_directory_in_use", format!("{} is in use by process {}", data.display(), holder.trim())));
+    }
+    file.set_len(0)?;
+    write!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+async fn bind(address: std::net::SocketAddr, key: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let reason = if error.kind() == std::io::ErrorKind::AddrInUse { "address_in_use" } else { "address" };
+        Error::unavailable(reason, format!("cannot listen on {address} ({key}): {error}"))
+    })
+}

@@ -1,0 +1,85 @@
+//! What the machine and this process use right now: CPU, memory, disk, open files. Called by the tasks that watch resources.
+//! Reads the system's own figures and changes nothing.
+
+use std::{path::Path, time::Duration};
+
+use serde::Serialize;
+use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
+
+use crate::{
+    env::{Env, blocking},
+    error::{Error, Result},
+};
+
+/// How long CPU use is averaged over.
+const SAMPLE: Duration = Duration::from_millis(300);
+
+/// Percentages are of the whole machine; `None` where the system gives no figure.
+#[derive(Clone, Debug, Serialize)]
+pub struct Usage {
+    pub cpu_percent: Option<f64>,
+    pub memory_percent: Option<f64>,
+    pub memory_total_bytes: u64,
+    /// Of the file system that holds the data directory.
+    pub disk_percent: Option<f64>,
+    pub disk_free_bytes: Option<u64>,
+    pub process_memory_bytes: Option<u64>,
+    pub process_cpu_percent: Option<f64>,
+    pub open_files: Option<u64>,
+    pub open_files_limit: Option<u64>,
+}
+
+/// Measures for about a third of a second, off the async threads.
+pub async fn usage(env: &Env) -> Result<Usage> {
+    let data = env.config().paths.data.clone();
+    blocking(move || measure(&data)).await
+}
+
+fn measure(data: &Path) -> Result<Usage> {
+    let what =
+        RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing().with_usage()).with_memory(MemoryRefreshKind::nothing().with_ram());
+    let mut system = System::new_with_specifics(what).map_err(|e| Error::internal(format!("system figures: {e:?}")))?;
+    let me = Pid::from_u32(std::process::id());
+    let refresh = |system: &mut System| {
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[me]), false, ProcessRefreshKind::nothing().with_cpu().with_memory());
+    };
+    refresh(&mut system);
+    std::thread::sleep(SAMPLE);
+    system.refresh_cpu_usage();
+    refresh(&mut system);
+    let process = system.process(me);
+    let (disk_percent, disk_free_bytes) = disk(data);
+    let total = system.total_memory();
+    Ok(Usage {
+        cpu_percent: Some(f64::from(system.global_cpu_usage())),
+        memory_percent: (total > 0).then(|| 100.0 * (total - system.available_memory().min(total)) as f64 / total as f64),
+        memory_total_bytes: total,
+        disk_percent,
+        disk_free_bytes,
+        process_memory_bytes: process.map(sysinfo::Process::memory),
+        process_cpu_percent: process.map(|p| f64::from(p.cpu_usage())),
+        open_files: std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64),
+        open_files_limit: open_files_limit(),
+    })
+}
+
+/// Use of the file system whose mount point is the longest prefix of `path`.
+fn disk(path: &Path) -> (Option<f64>, Option<u64>) {
+    let Ok(path) = path.canonicalize() else { return (None, None) };
+    let Ok(disks) = Disks::new_with_refreshed_list() else { return (None, None) };
+    let holder = disks.iter().filter(|d| path.starts_with(d.mount_point())).max_by_key(|d| d.mount_point().as_os_str().len());
+    match holder {
+        Some(disk) if disk.total_space() > 0 => {
+            let used = disk.total_space() - disk.available_space().min(disk.total_space());
+            (Some(100.0 * used as f64 / disk.total_space() as f64), Some(disk.available_space()))
+        }
+        _ => (None, None),
+    }
+}
+
+/// The soft limit of this process, where the kernel tells it (proc_pid_limits(5)).
+fn open_files_limit() -> Option<u64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find(|l| l.starts_with("Max open files"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}

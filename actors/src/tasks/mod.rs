@@ -1,0 +1,114 @@
+//! The task table: one row per scheduled task, in the order of `task list`. From it come the schedule, the command line, the API,
+//! the dashboard and the tests that run over all of them. A task with a file is real; the others are planned and have no slots.
+
+mod daily_backup;
+mod heartbeat;
+mod observability_snapshot;
+mod ops_sentinel;
+mod payment_recon_nightly;
+mod payout_recon;
+mod production_alerts;
+mod slo_guard;
+mod slo_monitor;
+mod weekly_audit;
+
+use crate::{domain::schedule::Schedule, task::TaskSpec};
+
+const HOUR: i64 = 3600;
+
+/// All 23, as numbered in the specification.
+pub fn table() -> Vec<TaskSpec> {
+    vec![
+        heartbeat::spec(),
+        TaskSpec::new("ceo_brief", "insight", daily("08:00"), "Yesterday in one page: money, risks, what to do."),
+        TaskSpec::new("daily_report", "insight", daily("09:00"), "What ran, what failed and why, what is outstanding."),
+        TaskSpec::new(
+            "self_heal",
+            "supervisor",
+            Schedule::every(6 * HOUR),
+            "Bounded repairs of stuck runs, events and files; never of money.",
+        ),
+        TaskSpec::new("pricing_ai", "insight", daily("03:00"), "Margin and measured elasticity per product, with a bounded proposal."),
+        weekly_audit::spec(),
+        TaskSpec::new("replica_sync", "backup", Schedule::every(2 * HOUR), "Copies new archives to a second place, verified by digest."),
+        TaskSpec::new("ai_ops_brain", "insight", Schedule::every(12 * HOUR), "Ranked findings with evidence; proposes, never acts."),
+        production_alerts::spec(),
+        ops_sentinel::spec(),
+        TaskSpec::new("revenue_intelligence", "insight", Schedule::every(HOUR / 2), "Revenue, MRR and trend from the ledger."),
+        TaskSpec::new(
+            "finance_reconcile",
+            "recon",
+            Schedule::every(6 * HOUR),
+            "Every invoice and payment against the provider, money at risk.",
+        ),
+        TaskSpec::new("auto_governance", "insight", Schedule::every(HOUR), "Health of the business and of its compliance, check by check."),
+        observability_snapshot::spec(),
+        payout_recon::spec(),
+        TaskSpec::new("churn_ai", "insight", Schedule::every(2 * HOUR), "Which customers are about to leave, and why we think so."),
+        slo_guard::spec(),
+        TaskSpec::new("support_inbox", "insight", Schedule::every(HOUR), "Unread support mail by urgency, matched to customers."),
+        TaskSpec::new("cost_tracker", "insight", daily("01:10"), "Cost by kind, projection for the month, gross margin."),
+        TaskSpec::new(
+            "incident_scanner",
+            "alert",
+            Schedule::every(300),
+            "Opens, updates and closes incidents from logs, levels and alerts.",
+        ),
+        payment_recon_nightly::spec(),
+        slo_monitor::spec(),
+        daily_backup::spec(),
+    ]
+}
+
+/// Every day at `HH:MM` UTC.
+fn daily(time: &str) -> Schedule {
+    cron(&time.split_once(':').map(|(h, m)| format!("{m} {h} * * *")).expect("a time in the table is HH:MM"))
+}
+
+fn cron(expression: &str) -> Schedule {
+    Schedule::cron(expression).expect("the table's expressions are tested")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn there_are_23_tasks_with_their_own_names_and_a_sentence_each() {
+        let table = table();
+        assert_eq!(table.len(), 23);
+        assert_eq!(table.iter().map(|t| t.name).collect::<HashSet<_>>().len(), 23);
+        for task in &table {
+            assert!(task.doc.ends_with('.') && task.doc.len() > 20, "{}", task.name);
+            assert!(task.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", task.name);
+        }
+    }
+
+    #[test]
+    fn schedules_are_those_of_the_specification() {
+        let table = table();
+        let schedule = |name: &str| table.iter().find(|t| t.name == name).map(|t| t.schedule.describe()).unwrap_or_default();
+        for (name, expected) in [
+            ("heartbeat", "every 60 s"),
+            ("ceo_brief", "daily 08:00 UTC"),
+            ("weekly_audit", "Mon 00:30 UTC"),
+            ("production_alerts", "every 5 min"),
+            ("payout_recon", "every 6 h"),
+            ("payment_recon_nightly", "daily 23:50 UTC"),
+            ("daily_backup", "daily 00:30 UTC"),
+            ("slo_guard", "every 10 min"),
+        ] {
+            assert_eq!(schedule(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_task_with_work_has_a_file_of_its_name() {
+        for task in table().iter().filter(|t| t.work.is_some()) {
+            let file = format!("{}/src/tasks/{}.rs", env!("CARGO_MANIFEST_DIR"), task.name);
+            assert!(std::path::Path::new(&file).exists(), "{file}");
+        }
+    }
+}
