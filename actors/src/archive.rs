@@ -59,7 +59,7 @@ pub fn collect(prefix: &str, folder: &Path, skip: &dyn Fn(&Path) -> bool, proble
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && !skip(&file) => open.push((name, file)),
                 Ok(kind) if kind.is_file() && !skip(&file) && file.extension().is_none_or(|e| e != "tmp") => {
-                    found.push(Source { name, file })
+                    found.push(Source { name, file });
                 }
                 _ => {}
             }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -222,7 +222,7 @@ fn overlay(settings: &mut Table, schema: &Table, over: Table, prefix: &str, orig
         let Some(known) = schema.get(&key) else { return Err(unknown_key(&path, origin)) };
         match (value, settings.get_mut(&key), known) {
             (Value::Table(inner), Some(Value::Table(target)), Value::Table(schema)) => {
-                overlay(target, schema, inner, &format!("{path}."), origin)?
+                overlay(target, schema, inner, &format!("{path}."), origin)?;
             }
             (value, _, _) => {
                 settings.insert(key, value);
@@ -347,7 +347,7 @@ impl Secrets {
     }
 
     pub fn webhook_texts(&self) -> Vec<&str> {
-        self.webhook.iter().map(|s| s.expose_secret()).collect()
+        self.webhook.iter().map(secrecy::ExposeSecret::expose_secret).collect()
     }
 }
 

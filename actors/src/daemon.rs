@@ -68,8 +68,8 @@ impl Daemon {
             ProviderMode::Sandbox => Some(bind(config.sandbox.listen, "sandbox.listen").await?),
             _ => None,
         };
-        let sandbox_address = sandbox_listener.as_ref().map(|l| l.local_addr()).transpose()?;
-        let server_address = listener.as_ref().map_or(Ok(config.server.listen), |l| l.local_addr())?;
+        let sandbox_address = sandbox_listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
+        let server_address = listener.as_ref().map_or(Ok(config.server.listen), tokio::net::TcpListener::local_addr)?;
         let node = files::secret(&config.paths.data.join("node"), "node_")?;
         let store = Store::open(&config.database_path(), &node[..21])?;
         let http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(TOTAL).build().map_err(Error::internal)?;

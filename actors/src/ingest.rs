@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ring::digest;
 use serde_json::{Value as Json, json};
@@ -13,9 +14,10 @@ use crate::{
     actor::{self, Probe, Probed, Reply},
     domain::{backoff::Backoff, ledger, signature},
     env::Env,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     files,
-    store::NewEvent,
+    providers::STRIPE,
+    store::{NewEvent, OpenEvent},
 };
 
 pub const NOUN: &str = "ingest";
@@ -139,32 +141,36 @@ impl State {
 pub async fn process_batch(env: &Env) -> Result<i64> {
     let open = env.store().open_events(env.now(), BATCH).await?;
     let count = i64::try_from(open.len()).unwrap_or(BATCH);
-    for (n, event_id, livemode, origin, attempts, body) in open {
-        if let Err(problem) = process(env, n, &event_id, livemode, &origin, &body).await {
+    for event in open {
+        if let Err(problem) = process(env, &event).await {
             if problem.is_retryable() {
                 return Err(problem); // the store, not the event: all of them wait
             }
-            let retry_at = (attempts + 1 < MAX_ATTEMPTS && problem.code != crate::error::Code::Invalid).then(|| {
-                env.now()
-                    + chrono::TimeDelta::milliseconds(
-                        i64::try_from(RETRY.full_ms(u32::try_from(attempts).unwrap_or(0) + 1)).unwrap_or(i64::MAX),
-                    )
-            });
-            tracing::error!(actor = NOUN, event_id, error = %problem, retry = retry_at.is_some(), "an event could not be processed");
-            let fact = env.fact("webhook.failed", &event_id, json!({"error": problem.message, "retry": retry_at.is_some()}));
-            env.store().fail_event(n, &problem.message, retry_at, fact).await?;
+            let retry_at = retry_at(env, &event, &problem);
+            tracing::error!(actor = NOUN, event_id = event.event_id, error = %problem, retry = retry_at.is_some(), "an event could not be processed");
+            let fact = env.fact("webhook.failed", &event.event_id, json!({"error": problem.message, "retry": retry_at.is_some()}));
+            env.store().fail_event(event.n, &problem.message, retry_at, fact).await?;
         }
     }
     Ok(count)
 }
 
-async fn process(env: &Env, n: i64, event_id: &str, livemode: bool, origin: &str, body: &str) -> Result<()> {
-    let event: Json = serde_json::from_str(body)?;
-    match ledger::apply(&event).map_err(|e| Error::invalid("event", e))? {
-        None => env.store().ignore_event(n, env.now()).await,
+/// An event that is malformed stays so; anything else is tried again for a while.
+fn retry_at(env: &Env, event: &OpenEvent, problem: &Error) -> Option<DateTime<Utc>> {
+    if problem.code == Code::Invalid || event.attempts + 1 >= MAX_ATTEMPTS {
+        return None;
+    }
+    let wait_ms = RETRY.full_ms(u32::try_from(event.attempts).unwrap_or(0) + 1);
+    Some(env.now() + TimeDelta::milliseconds(i64::try_from(wait_ms).unwrap_or(i64::MAX)))
+}
+
+async fn process(env: &Env, event: &OpenEvent) -> Result<()> {
+    let body: Json = serde_json::from_str(&event.body)?;
+    match ledger::apply(&body).map_err(|e| Error::invalid("event", e))? {
+        None => env.store().ignore_event(event.n, env.now()).await,
         Some(applied) => {
-            let created = event["created"].as_i64().unwrap_or_default();
-            env.store().apply_event(n, event_id, livemode, origin, created, &applied, env.now(), crate::providers::STRIPE).await
+            let created = body["created"].as_i64().unwrap_or_default();
+            env.store().apply_event(event, created, &applied, STRIPE, env.now()).await
         }
     }
 }

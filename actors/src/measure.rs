@@ -36,8 +36,7 @@ pub async fn usage(env: &Env) -> Result<Usage> {
 }
 
 fn measure(data: &Path) -> Result<Usage> {
-    let what =
-        RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing().with_usage()).with_memory(MemoryRefreshKind::nothing().with_ram());
+    let what = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing().with_usage()).with_memory(MemoryRefreshKind::nothing().with_ram());
     let mut system = System::new_with_specifics(what).map_err(|e| Error::internal(format!("system figures: {e:?}")))?;
     let me = Pid::from_u32(std::process::id());
     let refresh = |system: &mut System| {

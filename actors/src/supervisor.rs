@@ -415,12 +415,11 @@ fn stop_all(state: &mut State, reply: Reply<()>) {
     let env = state.env.clone();
     tokio::spawn(async move {
         for (noun, cell) in cells {
-            match cell.stop_and_wait(Some("stop".to_owned()), Some(limit)).await {
-                Ok(()) => tracing::info!(actor = noun, "stopped"),
-                Err(_) => {
-                    tracing::error!(actor = noun, limit_ms = limit.as_millis(), "did not stop in time; killed");
-                    let _ = cell.kill_and_wait(Some(Duration::from_millis(500))).await;
-                }
+            if let Ok(()) = cell.stop_and_wait(Some("stop".to_owned()), Some(limit)).await {
+                tracing::info!(actor = noun, "stopped")
+            } else {
+                tracing::error!(actor = noun, limit_ms = limit.as_millis(), "did not stop in time; killed");
+                let _ = cell.kill_and_wait(Some(Duration::from_millis(500))).await;
             }
             let fact = env.fact("actor.stopped", noun, serde_json::json!({}));
             if let Err(error) = env.store().journal(fact).await {

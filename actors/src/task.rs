@@ -258,7 +258,7 @@ async fn finish(spec: &TaskSpec, run: &Run, end: RunEnd) {
         match run.env.store().end_run(&run.run_id, &end, run.env.fact("run.ended", &run.run_id, data)).await {
             Ok(_) => return,
             Err(error) if attempt == 1 => {
-                tracing::error!(task = spec.name, run_id = run.run_id, %error, "the end of a run could not be stored; trying on")
+                tracing::error!(task = spec.name, run_id = run.run_id, %error, "the end of a run could not be stored; trying on");
             }
             Err(_) => {}
         }

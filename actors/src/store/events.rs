@@ -40,6 +40,17 @@ pub struct EventRow {
     pub duplicates: i64,
 }
 
+/// An event that waits to be processed.
+#[derive(Clone, Debug)]
+pub struct OpenEvent {
+    pub n: i64,
+    pub event_id: String,
+    pub livemode: bool,
+    pub origin: String,
+    pub attempts: i64,
+    pub body: String,
+}
+
 /// Which events to list; empty text means any.
 #[derive(Clone, Debug, Default)]
 pub struct EventFilter {
@@ -106,12 +117,21 @@ impl Store {
         self.engine.read(LIST, params).await?.iter().map(event_row).collect()
     }
 
-    /// Events that wait to be processed and whose time has come: (n, event_id, livemode, origin, attempts, body), oldest first.
-    pub async fn open_events(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<(i64, String, bool, String, i64, String)>> {
+    /// Events that wait to be processed and whose time has come, oldest first.
+    pub async fn open_events(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<OpenEvent>> {
         let sql = "SELECT n, event_id, livemode, origin, attempts, body FROM webhook_event WHERE status = 'received' AND next_try_at <= ?1 ORDER BY next_try_at, n LIMIT ?2";
         let rows = self.engine.read(sql, vec![now.into(), limit.into()]).await?;
         rows.iter()
-            .map(|r| Ok((r.int(0)?, r.text(1)?.to_owned(), r.int(2)? != 0, r.text(3)?.to_owned(), r.int(4)?, r.text(5)?.to_owned())))
+            .map(|r| {
+                Ok(OpenEvent {
+                    n: r.int(0)?,
+                    event_id: r.text(1)?.to_owned(),
+                    livemode: r.int(2)? != 0,
+                    origin: r.text(3)?.to_owned(),
+                    attempts: r.int(4)?,
+                    body: r.text(5)?.to_owned(),
+                })
+            })
             .collect()
     }
 
@@ -129,26 +149,16 @@ impl Store {
     }
 
     /// Books what an event means and marks it processed, all or nothing, and only if nobody did so before.
-    pub async fn apply_event(
-        &self,
-        n: i64,
-        event_id: &str,
-        livemode: bool,
-        origin: &str,
-        event_created: i64,
-        applied: &Applied,
-        now: DateTime<Utc>,
-        provider: &str,
-    ) -> Result<()> {
+    pub async fn apply_event(&self, event: &OpenEvent, created: i64, applied: &Applied, provider: &str, now: DateTime<Utc>) -> Result<()> {
         let done = "UPDATE webhook_event SET status = 'processed', processed_at = ?2, attempts = attempts + 1, error = NULL WHERE n = ?1 AND status = 'received'";
-        let mut batch = Batch::new().guard(done, vec![n.into(), now.into()]);
+        let mut batch = Batch::new().guard(done, vec![event.n.into(), now.into()]);
         for entry in &applied.entries {
             batch = batch.sql(
                 LEDGER,
                 vec![
                     format!("le_{}", uuid::Uuid::now_v7().simple()).into(),
                     provider.into(),
-                    livemode.into(),
+                    event.livemode.into(),
                     entry.kind.as_str().into(),
                     entry.source.as_str().into(),
                     entry.seq.into(),
@@ -158,8 +168,8 @@ impl Store {
                     entry.customer.clone().into(),
                     entry.invoice.clone().into(),
                     entry.payment_intent.clone().into(),
-                    event_id.into(),
-                    origin.into(),
+                    event.event_id.as_str().into(),
+                    event.origin.as_str().into(),
                     now.into(),
                 ],
             );
@@ -170,10 +180,10 @@ impl Store {
                 vec![
                     object.kind.into(),
                     object.id.as_str().into(),
-                    livemode.into(),
+                    event.livemode.into(),
                     object.status.as_str().into(),
                     object.rank.into(),
-                    event_created.into(),
+                    created.into(),
                     object.customer.clone().into(),
                     object.email.clone().into(),
                     object.amount.into(),

@@ -18,7 +18,7 @@ mod slo;
 use std::{path::Path, path::PathBuf, sync::Arc};
 
 pub use backups::BackupRow;
-pub use events::{EventFilter, EventRow, NewEvent};
+pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
 pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, ObjectRow};
 pub use recon::{ExceptionRow, NewRecon};
