@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -381,6 +381,8 @@ fn too_short(variable: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     fn environment(pairs: &[(&str, &str)]) -> Environment {

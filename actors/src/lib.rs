@@ -21,6 +21,8 @@ pub mod env;
 pub mod error;
 /// [basic] Atomic files, histories, secrets on disk.
 pub mod files;
+/// [actor + family] HTTP: listener, limits, sessions, one file per area of endpoints.
+pub mod gateway;
 /// [actor] Webhook events, in order, applied once.
 pub mod ingest;
 /// [actor] The figures of the dashboard.
@@ -29,6 +31,8 @@ pub mod insight;
 pub mod logging;
 /// [basic] CPU, memory, disk and open files.
 pub mod measure;
+/// [family] What an operator can do, one operation per file.
+pub mod operations;
 /// [family] Payment companies, and the built-in sandbox.
 pub mod providers;
 /// [actor] Reconciliation runs and open exceptions.

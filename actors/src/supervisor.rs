@@ -416,7 +416,7 @@ fn stop_all(state: &mut State, reply: Reply<()>) {
     tokio::spawn(async move {
         for (noun, cell) in cells {
             if let Ok(()) = cell.stop_and_wait(Some("stop".to_owned()), Some(limit)).await {
-                tracing::info!(actor = noun, "stopped")
+                tracing::info!(actor = noun, "stopped");
             } else {
                 tracing::error!(actor = noun, limit_ms = limit.as_millis(), "did not stop in time; killed");
                 let _ = cell.kill_and_wait(Some(Duration::from_millis(500))).await;
