@@ -64,7 +64,7 @@ fn blank(id: &str, now: i64, customer: &Json, currency: &str) -> Json {
         "billing_reason": "manual", "collection_method": "charge_automatically", "created": now, "currency": currency,
         "customer": customer["id"], "customer_address": customer["address"], "customer_email": customer["email"],
         "customer_name": customer["name"], "customer_phone": customer["phone"], "customer_shipping": customer["shipping"],
-        "customer_tax_exempt": customer["tax_exempt"], "issuer": { "type": "self" },
+        "customer_tax_exempt": customer["tax_exempt"], "issuer": { "account": null, "type": "self" },
         "lines": { "object": "list", "data": [], "has_more": false, "url": format!("/v1/invoices/{id}/lines") },
         "livemode": false, "metadata": {}, "period_end": now, "period_start": now, "status": "draft",
         "payment_settings": { "default_mandate": null, "payment_method_options": null, "payment_method_types": null },
@@ -274,7 +274,7 @@ async fn finalize_draft(tx: &mut Tx<'_>, mut invoice: Json) -> Api<Json> {
         tx.put(json!({
             "id": Kind::InvoicePayment.new_id(), "object": "invoice_payment", "amount_paid": null, "amount_requested": amount,
             "created": tx.now, "currency": currency, "invoice": invoice["id"], "is_default": true, "livemode": false,
-            "payment": { "payment_intent": intent["id"], "type": "payment_intent" }, "status": "open",
+            "payment": { "charge": null, "payment_intent": intent["id"], "payment_record": null, "type": "payment_intent" }, "status": "open",
             "status_transitions": { "canceled_at": null, "paid_at": null },
         }));
         tx.emit("payment_intent.created", &intent, None);

@@ -110,7 +110,6 @@ pub(super) fn intent(now: i64, amount: i64, currency: &str, customer: Json) -> J
         "id": id, "object": "payment_intent", "amount": amount, "amount_capturable": 0, "amount_details": { "tip": {} },
         "amount_received": 0, "capture_method": "automatic_async", "confirmation_method": "automatic", "created": now,
         "currency": currency, "customer": customer, "livemode": false, "metadata": {},
-        "payment_method_options": { "card": { "installments": null, "mandate_options": null, "network": null, "request_three_d_secure": "automatic" } },
         "payment_method_types": ["card"], "status": "requires_payment_method",
     });
     for name in NOT_OF_AN_INTENT {
@@ -132,6 +131,7 @@ const NOT_OF_AN_INTENT: &[&str] = &[
     "next_action",
     "on_behalf_of",
     "payment_method",
+    "payment_method_options",
     "payment_record",
     "processing",
     "receipt_email",
@@ -219,7 +219,7 @@ async fn decline(tx: &mut Tx<'_>, mut intent: Json, mut charge: Json, method: &J
     intent["last_payment_error"] = json!({
         "charge": charge["id"], "code": "card_declined", "decline_code": code,
         "doc_url": "https://stripe.com/docs/error-codes/card-declined", "message": message,
-        "payment_method": super::documents::public(method.clone(), ""), "type": "card_error",
+        "payment_method": super::documents::public(method.clone(), ""), "source": null, "type": "card_error",
     });
     tx.put(intent.clone());
     tx.emit("payment_intent.payment_failed", &intent, None);
@@ -253,25 +253,15 @@ fn take_money(tx: &mut Tx<'_>, charge: &mut Json) {
 }
 
 fn charge(now: i64, intent: &Json, method: &Json) -> Json {
-    let card = &method["card"];
     let mut body = json!({
         "id": Kind::Charge.new_id(), "object": "charge", "amount": intent["amount"], "amount_captured": intent["amount"],
         "amount_refunded": 0, "billing_details": method["billing_details"], "calculated_statement_descriptor": "ECHOPILOT SANDBOX",
         "captured": true, "created": now, "currency": intent["currency"], "customer": intent["customer"],
         "description": intent["description"], "disputed": false, "fraud_details": {}, "livemode": false, "metadata": intent["metadata"],
         "outcome": { "advice_code": null, "network_advice_code": null, "network_decline_code": null, "network_status": "approved_by_network",
-                     "reason": null, "risk_level": "normal", "risk_score": 12, "seller_message": "Payment complete.", "type": "authorized" },
+                     "reason": null, "risk_level": "normal", "risk_score": 12, "rule": null, "seller_message": "Payment complete.", "type": "authorized" },
         "paid": true, "payment_intent": intent["id"], "payment_method": method["id"],
-        "payment_method_details": {
-            "card": {
-                "amount_authorized": intent["amount"], "authorization_code": null, "brand": card["brand"], "checks": card["checks"],
-                "country": card["country"], "exp_month": card["exp_month"], "exp_year": card["exp_year"], "fingerprint": card["fingerprint"],
-                "funding": card["funding"], "installments": null, "last4": card["last4"], "mandate": null, "network": card["brand"],
-                "network_token": { "used": false }, "network_transaction_id": null, "regulated_status": "unregulated",
-                "three_d_secure": null, "wallet": null,
-            },
-            "type": "card",
-        },
+        "payment_method_details": details(intent, &method["card"]),
         "radar_options": {}, "receipt_email": intent["receipt_email"], "refunded": false,
         "statement_descriptor": intent["statement_descriptor"], "status": "succeeded",
     });
@@ -279,6 +269,21 @@ fn charge(now: i64, intent: &Json, method: &Json) -> Json {
         body[*name] = Json::Null;
     }
     body
+}
+
+/// How the charge was paid.
+fn details(intent: &Json, card: &Json) -> Json {
+    json!({
+        "card": {
+            "amount_authorized": intent["amount"], "authorization_code": null, "brand": card["brand"], "checks": card["checks"],
+            "country": card["country"], "exp_month": card["exp_month"], "exp_year": card["exp_year"], "fingerprint": card["fingerprint"],
+            "funding": card["funding"], "installments": null, "last4": card["last4"], "mandate": null, "network": card["brand"],
+            "network_token": { "used": false }, "network_transaction_id": null, "regulated_status": "unregulated",
+            "setup_credential_usage": null, "stored_credential_usage": null,
+            "three_d_secure": null, "wallet": null,
+        },
+        "type": "card",
+    })
 }
 
 /// Members of a charge that are null until something happens, or always here.
