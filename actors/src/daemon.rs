@@ -74,7 +74,10 @@ impl Daemon {
         let store = Store::open(&config.database_path(), &node[..21])?;
         let http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(TOTAL).build().map_err(Error::internal)?;
         let base_url = sandbox_address.map_or_else(|| config.provider.base_url.clone(), |a| format!("http://{a}"));
-        let provider = Client::new(&base_url, secrets.provider.expose_secret(), http.clone());
+        // A proxy has no business with the loopback address of our own sandbox.
+        let direct = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).timeout(TOTAL).build().map_err(Error::internal)?;
+        let to_provider = if sandbox_address.is_some() { direct } else { http.clone() };
+        let provider = Client::new(&base_url, secrets.provider.expose_secret(), to_provider);
         let sandbox = match sandbox_address {
             Some(_) => {
                 let clock = clock.clone();
@@ -161,11 +164,14 @@ fn children(listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>
     specs
 }
 
-/// Makes the directory and proves that a file can be written in it.
-fn usable_directory(path: &Path) -> Result<()> {
-    let doing = || format!("the directory {} cannot be used", path.display());
-    std::fs::create_dir_all(path).context(doing())?;
-    tempfile::tempfile_in(path).map(drop).context(doing())
+/// Makes the directory and proves that a file can be written in it. Errors have reason `path`, `permission` or `io`.
+pub fn usable_directory(path: &Path) -> Result<()> {
+    let usable = std::fs::create_dir_all(path).and_then(|()| tempfile::tempfile_in(path).map(drop));
+    usable.map_err(|error| {
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        let error = Error::from(error).context(format!("the directory {} cannot be used", path.display()));
+        if missing { Error { reason: "path".into(), ..error } } else { error }
+    })
 }
 
 /// One daemon per data directory: the lock is the kernel's, so it cannot be left behind. It is held as long as the file is open.
