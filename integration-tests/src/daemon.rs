@@ -424,7 +424,7 @@ impl TestDaemon {
     #[track_caller]
     pub fn part(&self, name: &str) -> Json {
         let status = self.get("/api/supervisor/status").ok();
-        let parts = status["children"].as_array().unwrap_or_else(|| panic!("no children in {status}"));
+        let parts = status["tree"].as_array().unwrap_or_else(|| panic!("no tree in {status}"));
         parts.iter().find(|part| part["name"] == name).unwrap_or_else(|| panic!("no {name} in {status}")).clone()
     }
 

@@ -106,7 +106,7 @@ fn the_product_endpoints_of_this_issue_answer() {
         assert!(task.to_string().contains("planned") || task.to_string().contains("schedule"), "{task}");
     }
     let status = daemon.get("/api/supervisor/status").ok();
-    let children = status["children"].as_array().expect("a list");
+    let children = status["tree"].as_array().expect("a list");
     for name in ["timer", "ingest", "recon", "slo", "alert", "backup", "insight", "gateway", "sandbox"] {
         let child = children.iter().find(|c| c["name"] == name).unwrap_or_else(|| panic!("{name} is a part: {status}"));
         assert_eq!(child["state"], "running", "{child}");

@@ -108,7 +108,7 @@ fn a_database_file_that_is_none_is_left_alone() {
     std::fs::write(setup.data("echopilot.db"), &text).expect("a file");
     let output = setup.start_refused();
     assert!(output.code.is_some_and(|code| code >= 64), "{:?}", output.code);
-    says(&output, &["echopilot.db", "not a database"]);
+    says(&output, &["echopilot.db", "not an SQLite database"]);
     assert_eq!(std::fs::read_to_string(setup.data("echopilot.db")).expect("it is still there"), text);
 }
 
