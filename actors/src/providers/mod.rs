@@ -9,6 +9,9 @@ pub mod stripe;
 pub use sandbox::{Sandbox, Settings};
 pub use stripe::{Answer, Client, Mode, mode_of_key};
 
+/// The name under which the ledger keeps what Stripe, or the sandbox in its place, reported.
+pub const STRIPE: &str = "stripe";
+
 /// A payment provider as it appears in configuration, logs and reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Provider {
