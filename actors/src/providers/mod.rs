@@ -26,6 +26,3 @@ pub const PROVIDERS: &[Provider] = &[
     Provider { name: "sandbox", about: "Built in, persistent, with a virtual clock; no money moves.", can_be_live: false },
     Provider { name: "stripe", about: "Stripe, by a secret or restricted key in test or live mode.", can_be_live: true },
 ];
-
-/// Stripe's name in the ledger; the sandbox speaks its wire format.
-pub const STRIPE: &str = "stripe";
