@@ -131,7 +131,8 @@ fn a_portal_link_is_the_same_with_and_without_a_daemon() {
     let setup = setup().env("ECHOPILOT__SERVER__PUBLIC_URL", "https://pay.example.com");
     let check = |output: Output| {
         let text = output.expect(0).to_owned();
-        let url = text.split_whitespace().find(|word| word.starts_with("https://")).unwrap_or_else(|| panic!("no link in {text}")).to_owned();
+        let url =
+            text.split_whitespace().find(|word| word.starts_with("https://")).unwrap_or_else(|| panic!("no link in {text}")).to_owned();
         let expires = url.split("expires=").nth(1).and_then(|rest| rest.split('&').next()).and_then(|n| n.parse::<i64>().ok());
         let expires = expires.unwrap_or_else(|| panic!("no expiry in {url}"));
         assert!((expires - now_unix() - 86_400).abs() < 60, "{url}");
@@ -176,7 +177,11 @@ fn verified_after(original: &Setup, damage: &str) -> Json {
     let report = copy.cli(&["journal", "verify", "--json"]).json(1);
     let plain = copy.cli(&["journal", "verify"]);
     assert_eq!(plain.code, Some(1));
-    assert!(format!("{}{}", plain.stdout, plain.stderr).contains(report["breaks"][0]["kind"].as_str().expect("a kind")), "{}", plain.stdout);
+    assert!(
+        format!("{}{}", plain.stdout, plain.stderr).contains(report["breaks"][0]["kind"].as_str().expect("a kind")),
+        "{}",
+        plain.stdout
+    );
     report
 }
 

@@ -173,7 +173,8 @@ fn bodies_that_are_no_events_are_refused_and_do_not_come_back() {
         let answer = post(&daemon, Some(&signed(WEBHOOK_SECRET, body)), body);
         answer.problem(400, "invalid");
     }
-    let live = json!({"id": "evt_live", "object": "event", "type": "charge.succeeded", "created": 1, "livemode": true, "data": {"object": {}}});
+    let live =
+        json!({"id": "evt_live", "object": "event", "type": "charge.succeeded", "created": 1, "livemode": true, "data": {"object": {}}});
     daemon.deliver(&live).problem(400, "invalid");
     assert_eq!(daemon.setup().count("SELECT COUNT(*) FROM webhook_event"), 0);
 }
@@ -244,7 +245,8 @@ fn what_was_acknowledged_but_not_processed_is_picked_up_after_a_crash() {
     let setup = daemon.kill9();
     // As if it had died between the acknowledgement and the processing.
     let connection = rusqlite::Connection::open(setup.data("echopilot.db")).expect("the database of a dead process");
-    let changed = connection.execute("UPDATE webhook_event SET status = 'received', processed_at = NULL, next_try_at = 0", []).expect("an update");
+    let changed =
+        connection.execute("UPDATE webhook_event SET status = 'received', processed_at = NULL, next_try_at = 0", []).expect("an update");
     assert_eq!(changed, 50);
     connection.execute("DELETE FROM ledger WHERE n % 2 = 0", []).expect("a delete");
     drop(connection);

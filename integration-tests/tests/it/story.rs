@@ -3,7 +3,9 @@
 
 use std::{os::unix::fs::MetadataExt as _, time::Duration};
 
-use integration_tests::{LONG, TestDaemon, command, hmac_hex, json_file, json_lines, modes, now_unix, peer, python, run_to_end, sha256, until};
+use integration_tests::{
+    LONG, TestDaemon, command, hmac_hex, json_file, json_lines, modes, now_unix, peer, python, run_to_end, sha256, until,
+};
 use serde_json::{Value as Json, json};
 
 use crate::setup;
@@ -276,7 +278,11 @@ fn the_signed_link_opens_the_page_with_that_invoice(daemon: &TestDaemon, paid: &
     let invoices = daemon.get("/api/customer/invoices/ada%2Bbooks@example.com").ok();
     let invoice = &invoices["invoices"][0];
     assert_eq!((&invoices["email"], &invoice["id"], &invoice["number"]), (&json!(EMAIL), &paid["invoice"], &paid["number"]), "{invoices}");
-    assert_eq!((&invoice["status"], &invoice["amount_minor"], &invoice["amount"]), (&json!("paid"), &json!(AMOUNT), &json!("123.45")), "{invoices}");
+    assert_eq!(
+        (&invoice["status"], &invoice["amount_minor"], &invoice["amount"]),
+        (&json!("paid"), &json!(AMOUNT), &json!("123.45")),
+        "{invoices}"
+    );
 
     let (other, _) = url.split_once("&sig=").expect("a signature");
     let wrong = daemon.request("GET", &format!("{other}&sig={}", "0".repeat(64)), &[], b"");
