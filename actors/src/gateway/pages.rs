@@ -68,9 +68,11 @@ const ASSETS: [Asset; 8] = [
 /// One tag for all: assets change together, with the program.
 static ETAG: LazyLock<String> = LazyLock::new(|| {
     let mut context = digest::Context::new(&digest::SHA256);
-    ASSETS.iter().for_each(|asset| context.update(asset.body));
-    let hex: String = context.finish().as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hex}\"")
+    for asset in &ASSETS {
+        context.update(asset.body);
+    }
+    let start = context.finish().as_ref().iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    format!("\"{start:016x}\"")
 });
 
 pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {

@@ -39,9 +39,7 @@ fn what_a_customer_or_an_attacker_wrote_is_text_and_never_markup() {
 fn the_customers_page_shows_amounts_with_their_currencys_digits_and_hides_drafts() {
     let rows = [
         invoice(&json!({})),
-        invoice(
-            &json!({"currency": "jpy", "amount_minor": 500, "status": "open", "amount_paid_minor": 0, "amount_remaining_minor": 500}),
-        ),
+        invoice(&json!({"currency": "jpy", "amount_minor": 500, "status": "open", "amount_paid_minor": 0, "amount_remaining_minor": 500})),
         invoice(&json!({"refunded_minor": 200})),
         invoice(&json!({"status": "draft", "number": "DRAFT"})),
     ];
