@@ -70,7 +70,7 @@ class Run:
             print(f"ok      {name}", flush=True)
         except Exception as error:
             self.failed += 1
-            print(f"FAILED  {name}: {error}", flush=True)
+            print(f"FAILED  {name}: {str(error).split('Aria snapshot')[0].strip()}", flush=True)
             if not isinstance(error, AssertionError):
                 traceback.print_exc()
             try:
@@ -79,7 +79,10 @@ class Run:
                 pass  # the page itself may be what is broken
 
     def shot(self, name, page=None, full=True):
-        (page or self.page).screenshot(path=str(self.out / f"{name}.png"), full_page=full)
+        page = page or self.page
+        page.evaluate("window.scrollTo(0, 0)")
+        page.wait_for_timeout(400)  # colours fade for a moment after a change of scheme
+        page.screenshot(path=str(self.out / f"{name}.png"), full_page=full)
 
     def output(self):
         return self.page.locator("#output .entry").last
@@ -200,7 +203,6 @@ class Run:
         expect(self.page.locator("#tasks [data-note]")).to_contain_text("heartbeat succeeded", timeout=60_000)
 
     def looks_right_in_light_dark_and_on_a_phone(self):
-        self.page.wait_for_timeout(300)
         self.shot("dashboard-light")
         self.page.emulate_media(color_scheme="dark")
         self.shot("dashboard-dark")
@@ -288,6 +290,7 @@ def main():
         return 2
     base, key, out = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
     out.mkdir(parents=True, exist_ok=True)
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGS)
         run = Run(browser, base, key, out, sys.argv[4] if len(sys.argv) == 5 else None)

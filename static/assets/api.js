@@ -57,8 +57,7 @@ export function idempotencyKey() {
 export async function follow(runId, limitMs = 120_000) {
   const until = Date.now() + limitMs;
   for (let wait = 150; ; wait = Math.min(wait * 1.5, 2000)) {
-    const answer = await get(`/api/runs/${encodeURIComponent(runId)}`);
-    const run = answer.run ?? answer;
+    const run = await get(`/api/runs/${encodeURIComponent(runId)}`);
     if (FINAL.includes(run.state)) return run;
     if (Date.now() > until) throw new ApiError("The run goes on; its result will appear in the list of tasks.", 0, run);
     await new Promise((resolve) => setTimeout(resolve, wait));

@@ -50,13 +50,14 @@ export function percent(ratio) {
   return `${Number((Math.floor(ratio * 100000) / 1000).toFixed(3))} %`;
 }
 
-/** "3 d 4 h", "12 min", "8 s": the two largest units at most. */
+/** "3 d 4 h", "20 h", "12 min", "8 s": the second unit only where the first is small. */
 export function duration(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 60) return `${s} s`;
   if (s < 3600) return `${Math.floor(s / 60)} min`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+  const two = (n, unit, rest, smaller) => (rest && n < 10 ? `${n} ${unit} ${rest} ${smaller}` : `${n} ${unit}`);
+  if (s < 86400) return two(Math.floor(s / 3600), "h", Math.floor((s % 3600) / 60), "min");
+  return two(Math.floor(s / 86400), "d", Math.floor((s % 86400) / 3600), "h");
 }
 
 export function relative(date, now = Date.now()) {

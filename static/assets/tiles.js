@@ -4,7 +4,7 @@ import { bytes, duration, milliseconds, money, percent, toDate, words } from "./
 
 const body = (section) => section.querySelector("[data-body]");
 const pairs = (...rows) => el("dl.pairs", {}, rows.filter(Boolean).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
-const figure = (value, unit) => el("p.figure", {}, value, unit ? el("small", {}, ` ${unit}`) : null);
+const figure = (value, unit) => el("p.figure", {}, value, unit ? " " : null, unit ? el("small", {}, unit) : null);
 const count = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 
 export function showSlo(answer) {
@@ -13,8 +13,8 @@ export function showSlo(answer) {
   const tone = { PASS: "ok", FAIL: "bad" }[status] ?? "";
   setPill(section, { PASS: "Pass", FAIL: "Fail", NO_DATA: "No data" }[status] ?? status, tone);
   fill(body(section), { p95, rate, n: details.n, targets: details.targets, window: details.window_s }, () => {
-    const window = details.window_s ? `in the last ${duration(details.window_s).replace(" 0 min", "")}` : "";
-    if (status === "NO_DATA") return [figure("No requests", ""), el("p.muted", {}, `Nothing to judge ${window}.`)];
+    const window = details.window_s ? `in ${duration(details.window_s)}` : "";
+    if (status === "NO_DATA") return [figure("No requests", ""), el("p.muted", {}, `Nothing to judge ${window || "yet"}.`)];
     const target = details.targets ?? {};
     return [
       figure(percent(rate), "succeeded"),
@@ -124,15 +124,15 @@ export function showTasks(answer, run) {
   const planned = answer.tasks.filter((task) => task.state === "planned");
   fill(body(section), real, () =>
     real.map((task) => {
-      const last = task.last ?? task.last_run;
+      const last = task.last_run;
       const running = task.state === "running";
       const button = el("button.button.small", { type: "button", "data-key": task.name, "aria-label": `Run ${task.name} now`, disabled: running, "aria-busy": running && "true" }, running ? "Running" : "Run");
       button.addEventListener("click", () => run(task.name, button));
-      const result = last ? [pill(words(last.state), RUN_TONES[last.state]), " ", time(last.ended_at ?? last.started_at ?? last.slot), last.error ? el("small.text-bad.wrap-anywhere", {}, last.error) : null] : [el("span.muted", {}, "Not run yet")];
+      const result = last ? [pill(words(last.state), RUN_TONES[last.state]), el("small", {}, time(last.ended_at ?? last.started_at ?? last.slot)), last.error ? el("small.text-bad.wrap-anywhere", {}, last.error) : null] : [el("span.muted", {}, "Not run yet")];
       return el("tr", {},
         el("th", { scope: "row" }, task.name, el("small", {}, task.doc)),
         el("td.nowrap", { "data-label": "Schedule" }, task.schedule),
-        el("td", { "data-label": "Last result" }, el("div", {}, result)),
+        el("td", { "data-label": "Last result" }, el("div.result", {}, result)),
         el("td.nowrap", { "data-label": "Next" }, task.state === "paused" ? "Paused" : time(task.next, "Not scheduled")),
         el("td.end", {}, button));
     }));
@@ -146,7 +146,7 @@ const CHILD_TONES = { running: "ok", starting: "warn", restarting: "warn", quara
 
 export function showSupervisor(answer) {
   const section = byId("supervisor");
-  const children = answer.children ?? answer.actors ?? answer.tree ?? [];
+  const children = answer.tree ?? [];
   const down = children.filter((child) => child.state !== "running");
   setPill(section, down.length ? `${down.length} not running` : "All running", down.length ? "bad" : "ok");
   // Uptime would change at every look; the start time says the same and `tick` keeps it true.
