@@ -3,3 +3,7 @@
 
 /// A few weeks of a small business in the sandbox.
 pub mod demo;
+/// API keys.
+pub mod keys;
+/// Signed links to the customer's page.
+pub mod portal_link;
