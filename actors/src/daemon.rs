@@ -6,7 +6,6 @@ use std::{
     io::{Read as _, Write as _},
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use secrecy::ExposeSecret as _;
@@ -29,9 +28,6 @@ use crate::{
     supervisor::Supervisor,
     tasks, timer,
 };
-
-const CONNECT: Duration = Duration::from_secs(5);
-const TOTAL: Duration = Duration::from_secs(30);
 
 /// What to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +68,7 @@ impl Daemon {
         let server_address = listener.as_ref().map_or(Ok(config.server.listen), tokio::net::TcpListener::local_addr)?;
         let node = files::secret(&config.paths.data.join("node"), "node_")?;
         let store = Store::open(&config.database_path(), &node[..21])?;
-        let http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(TOTAL).build().map_err(Error::internal)?;
+        let http = Client::http_client()?;
         let base_url = sandbox_address.map_or_else(|| config.provider.base_url.clone(), |a| format!("http://{a}"));
         let provider = Client::new(&base_url, secrets.provider.expose_secret(), http.clone());
         let sandbox = match sandbox_address {
@@ -136,6 +132,9 @@ impl Daemon {
             let _ = std::fs::remove_file(self.env.data_path("daemon.json")); // a stale one names a process that is gone
         }
         self.supervisor.stop().await;
+        if let Some(sandbox) = self.env.sandbox() {
+            sandbox.close().await?;
+        }
         self.env.store().close().await
     }
 }

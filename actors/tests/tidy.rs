@@ -56,7 +56,10 @@ fn arrows_point_down() {
     // Who may not mention whom: the import table of ARCHITECTURE.md. It keeps decisions testable without a runtime, SQL in one
     // room, and makes an actor replaceable without touching the others.
     let forbidden: &[(&str, &[&str])] = &[
-        ("actors/src/domain/", &["async fn", "tokio::", "ractor", "warp::", "reqwest", "rusqlite", "std::fs", "Utc::now", "crate::env", "crate::store"]),
+        (
+            "actors/src/domain/",
+            &["async fn", "tokio::", "ractor", "warp::", "reqwest", "rusqlite", "std::fs", "Utc::now", "crate::env", "crate::store"],
+        ),
         ("actors/src/config.rs", &["ractor", "warp::"]),
         ("actors/src/error.rs", &["ractor", "warp::"]),
         ("actors/src/env.rs", &["ractor", "warp::"]),
@@ -157,7 +160,21 @@ fn no_dependency_brings_a_second_tls_stack_or_a_foreign_licence() {
         .expect("cargo runs, it started this test");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
-    let allowed = ["MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "Unicode-3.0", "0BSD", "Unlicense", "CC0-1.0", "CDLA-Permissive-2.0", "BSL-1.0", "MIT-0"];
+    let allowed = [
+        "MIT",
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "ISC",
+        "Zlib",
+        "Unicode-3.0",
+        "0BSD",
+        "Unlicense",
+        "CC0-1.0",
+        "CDLA-Permissive-2.0",
+        "BSL-1.0",
+        "MIT-0",
+    ];
     let mut broken = BTreeSet::new();
     let nodes: BTreeSet<&str> = metadata["resolve"]["nodes"].as_array().into_iter().flatten().filter_map(|n| n["id"].as_str()).collect();
     for package in metadata["packages"].as_array().into_iter().flatten() {
@@ -171,7 +188,9 @@ fn no_dependency_brings_a_second_tls_stack_or_a_foreign_licence() {
         let licence = package["license"].as_str().unwrap_or("none");
         // Enough that one side of every OR is allowed; AND parts are each looked at.
         let fine = licence.split(" AND ").all(|part| {
-            part.trim_matches(['(', ')']).split(" OR ").any(|l| allowed.contains(&l.trim_matches(['(', ')', ' ']).trim_end_matches(" WITH LLVM-exception")))
+            part.trim_matches(['(', ')'])
+                .split(" OR ")
+                .any(|l| allowed.contains(&l.trim_matches(['(', ')', ' ']).trim_end_matches(" WITH LLVM-exception")))
                 || part.split('/').any(|l| allowed.contains(&l.trim()))
         });
         if !fine {

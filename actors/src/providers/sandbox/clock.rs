@@ -1,0 +1,135 @@
+//! Virtual time: what falls due (settlement, payouts, invoices that finalize themselves, retries) is done at its own moment
+//! and in the order of time, whether real time passes or somebody advances the clock. Called by every request, by
+//! `/_control/clock` and by a loop of its own.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{
+    Inner,
+    documents::{Kind, Origin, Tx},
+    failure::Api,
+    invoices, payouts,
+};
+use crate::{
+    error::{Error, Result},
+    store::engine::Engine as _,
+};
+
+pub(super) const DAY: i64 = 86_400;
+/// The furthest one call may go: ten years.
+pub(super) const LONGEST_ADVANCE_S: i64 = 3_653 * DAY;
+/// How long the loop sleeps when nothing is in sight: the real clock may have been set.
+const LONGEST_SLEEP_S: i64 = 30;
+
+/// The first midnight (UTC) after `time`.
+pub(super) fn next_midnight(time: i64) -> i64 {
+    (time.div_euclid(DAY) + 1) * DAY
+}
+
+impl Inner {
+    /// When the next object wants something, if any does.
+    async fn next_due(&self) -> Result<Option<i64>> {
+        self.engine.read("SELECT MIN(due) FROM object WHERE due IS NOT NULL", Vec::new()).await?[0].opt_int(0)
+    }
+
+    async fn next_delivery(&self) -> Result<Option<i64>> {
+        self.engine.read("SELECT MIN(due) FROM delivery WHERE state = 'pending'", Vec::new()).await?[0].opt_int(0)
+    }
+
+    /// Does everything that is due by now, each at its own time.
+    pub(super) async fn catch_up(&self) -> Result<()> {
+        loop {
+            let mut state = self.state.lock().await;
+            let now = self.virtual_now(&mut state);
+            match self.next_due().await? {
+                Some(due) if due <= now => self.fall_due(Tx::new(self, state, due, Origin::default())).await?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// One moment: everything due at `tx.now`, in one transaction.
+    async fn fall_due(&self, mut tx: Tx<'_>) -> Result<()> {
+        let now = tx.now;
+        self.do_due(&mut tx).await.map_err(|f| Error::internal(format!("what was due at {now} could not be done: {}", f.message)))?;
+        tx.commit().await
+    }
+
+    async fn do_due(&self, tx: &mut Tx<'_>) -> Api<()> {
+        let rows = tx.read("SELECT body FROM object WHERE due <= ?1 ORDER BY due, seq", vec![tx.now.into()]).await?;
+        let mut settled = Vec::new();
+        for row in rows {
+            let body = row.json(0)?;
+            match Kind::of_id(super::documents::id_of(&body)) {
+                Some(Kind::Payout) => payouts::proceed(tx, body).await?,
+                Some(Kind::BalanceTransaction) => {
+                    payouts::settle(tx, body.clone());
+                    settled.push(body);
+                }
+                Some(Kind::Invoice) => invoices::advance_automatically(tx, body).await?,
+                _ => {}
+            }
+        }
+        if !settled.is_empty() {
+            payouts::pay_out(tx, &settled).await?;
+            // The provider keeps events for 30 days; so do we, or the file would grow without end.
+            tx.also("DELETE FROM object WHERE kind = 'event' AND created < ?1", vec![(tx.now - 31 * DAY).into()]);
+            tx.also("DELETE FROM idempotency WHERE created < ?1", vec![(tx.now - DAY).into()]);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn advance(&self, seconds: i64) -> Result<(i64, i64)> {
+        let _advancing = self.advancing.lock().await;
+        self.catch_up().await?;
+        let target = self.state.lock().await.offset + seconds;
+        loop {
+            let next = [self.next_due().await?, self.next_delivery().await?].into_iter().flatten().min();
+            let real = self.real_now();
+            let at = next.filter(|at| *at <= real + target);
+            let mut tx = self.begin(Origin::default()).await;
+            let offset = at.map_or(target, |at| (at - real).min(target)).max(tx.offset());
+            tx.set_offset(offset);
+            tx.commit().await?;
+            self.catch_up().await?;
+            self.deliver_due().await?;
+            if at.is_none() {
+                let mut state = self.state.lock().await;
+                return Ok((self.virtual_now(&mut state), state.offset));
+            }
+        }
+    }
+
+    /// The loop of a serving sandbox: wakes for new events and for the next thing due.
+    pub(super) async fn keep_time(&self) {
+        loop {
+            if let Err(error) = self.work().await {
+                tracing::error!(target: "sandbox", error = %error, "the sandbox's clock could not do what is due");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    async fn work(&self) -> Result<()> {
+        self.catch_up().await?;
+        self.deliver_due().await?;
+        let next = [self.next_due().await?, self.next_delivery().await?].into_iter().flatten().min();
+        let now = {
+            let mut state = self.state.lock().await;
+            self.virtual_now(&mut state)
+        };
+        let sleep = next.map_or(LONGEST_SLEEP_S, |at| (at - now).clamp(0, LONGEST_SLEEP_S)).unsigned_abs();
+        // Whole seconds are compared, so a deadline can be up to a second away when its number is reached.
+        let sleep = Duration::from_secs(sleep).max(Duration::from_millis(50));
+        let _ = tokio::time::timeout(sleep, self.wake.notified()).await;
+        Ok(())
+    }
+}
+
+/// What `/_control/clock` answers.
+pub(super) async fn answer(inner: &Inner) -> serde_json::Value {
+    let mut state = inner.state.lock().await;
+    json!({ "now": inner.virtual_now(&mut state), "offset_seconds": state.offset })
+}

@@ -1,0 +1,416 @@
+//! Payment intents and charges: what happens when a card is charged, with its fee and its movement on the balance. Called by
+//! the dispatcher, by invoices that are paid and by the hosted page.
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    catalog,
+    control::take,
+    customers,
+    documents::{Kind, Query, Tx, id_of},
+    failure::{Api, Failure},
+    form::Params,
+    invoices,
+    payouts::{self, Movement},
+};
+use crate::domain::money;
+
+/// The provider's fee for a charge: a share, rounded half up, and a fixed part that depends on the currency.
+pub(super) fn fee(amount: i64, currency: &str, basis_points: i64, fixed_usd: i64) -> i64 {
+    let fixed = match (currency, money::exponent(currency)) {
+        ("eur" | "chf", _) => fixed_usd * 5 / 6,
+        ("gbp", _) => fixed_usd * 2 / 3,
+        (_, 3) => fixed_usd * 10,
+        _ => fixed_usd,
+    };
+    (amount * basis_points + 5_000).div_euclid(10_000) + fixed
+}
+
+/// `amount` and `currency`, within the provider's limits.
+fn checked_amount(p: Params<'_>) -> Api<(i64, String)> {
+    let amount = p.int("amount")?.ok_or_else(|| Failure::missing_parameter("amount"))?;
+    let currency = catalog::currency(p)?;
+    if amount < 1 {
+        return Err(Failure::parameter("parameter_invalid_integer", "amount", "This value must be greater than or equal to 1."));
+    }
+    let minimum = money::minimum_charge(&currency);
+    if amount < minimum {
+        let message = format!("Amount must be at least {}", amount_text(minimum, &currency));
+        return Err(Failure::parameter("amount_too_small", "amount", message));
+    }
+    if amount > money::MAXIMUM {
+        let message = format!("Amount must be no more than {}", amount_text(money::MAXIMUM, &currency));
+        return Err(Failure::parameter("amount_too_large", "amount", message));
+    }
+    if amount % money::step(&currency) != 0 {
+        let message = format!("Amount must be divisible by {} for {}", money::step(&currency), currency.to_uppercase());
+        return Err(Failure::parameter("invalid_charge_amount_no_decimal_compatible", "amount", message));
+    }
+    Ok((amount, currency))
+}
+
+/// "$7.00" as the provider's sentences have it; "7.00 chf" where it has no symbol.
+pub(super) fn amount_text(amount: i64, currency: &str) -> String {
+    let number = money::format_minor(amount, currency);
+    match currency {
+        "usd" => format!("${number}"),
+        "eur" => format!("€{number}"),
+        "gbp" => format!("£{number}"),
+        "jpy" => format!("¥{number}"),
+        other => format!("{number} {other}"),
+    }
+}
+
+pub(super) async fn create_intent(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
+    p.only(&[
+        "amount",
+        "currency",
+        "customer",
+        "payment_method",
+        "confirm",
+        "capture_method",
+        "description",
+        "metadata",
+        "payment_method_types",
+        "automatic_payment_methods",
+        "off_session",
+        "receipt_email",
+        "statement_descriptor",
+        "return_url",
+        "error_on_requires_action",
+    ])?;
+    let (amount, currency) = checked_amount(p)?;
+    let customer = match p.text("customer") {
+        Some(id) => customers::living(tx, id, "customer").await?["id"].clone(),
+        None => Json::Null,
+    };
+    let mut body = intent(tx.now, amount, &currency, customer);
+    body["capture_method"] = p.choice("capture_method", &["automatic", "automatic_async", "manual"])?.unwrap_or("automatic_async").into();
+    p.copy_texts(&mut body, &["description", "receipt_email", "statement_descriptor"]);
+    p.merge_metadata(&mut body);
+    if let Some(id) = p.text("payment_method") {
+        body["payment_method"] = customers::method(tx, id, "payment_method").await?["id"].clone();
+        body["status"] = "requires_confirmation".into();
+    }
+    tx.put(body.clone());
+    tx.emit("payment_intent.created", &body, None);
+    if p.boolean("confirm")?.unwrap_or(false) {
+        if body["payment_method"].is_null() {
+            return Err(Failure::missing_parameter("payment_method"));
+        }
+        return confirm(tx, body).await;
+    }
+    Ok(body)
+}
+
+pub(super) fn intent(now: i64, amount: i64, currency: &str, customer: Json) -> Json {
+    let id = Kind::PaymentIntent.new_id();
+    let mut body = json!({
+        "client_secret": format!("{id}_secret_{}", super::random_text(25)),
+        "id": id, "object": "payment_intent", "amount": amount, "amount_capturable": 0, "amount_details": { "tip": {} },
+        "amount_received": 0, "capture_method": "automatic_async", "confirmation_method": "automatic", "created": now,
+        "currency": currency, "customer": customer, "livemode": false, "metadata": {},
+        "payment_method_types": ["card"], "status": "requires_payment_method",
+    });
+    for name in NOT_OF_AN_INTENT {
+        body[*name] = Json::Null;
+    }
+    body
+}
+
+/// Members of a payment intent that are null until something happens, or always here.
+const NOT_OF_AN_INTENT: &[&str] = &[
+    "application",
+    "application_fee_amount",
+    "automatic_payment_methods",
+    "canceled_at",
+    "cancellation_reason",
+    "description",
+    "last_payment_error",
+    "latest_charge",
+    "next_action",
+    "on_behalf_of",
+    "payment_method",
+    "payment_method_options",
+    "payment_record",
+    "processing",
+    "receipt_email",
+    "review",
+    "setup_future_usage",
+    "shipping",
+    "source",
+    "statement_descriptor",
+    "statement_descriptor_suffix",
+    "transfer_data",
+    "transfer_group",
+];
+
+fn unexpected_state(intent: &Json, doing: &str) -> Box<Failure> {
+    let status = intent["status"].as_str().unwrap_or_default();
+    let message = format!("You cannot {doing} this PaymentIntent because it has a status of {status}.");
+    Failure::refused(Some("payment_intent_unexpected_state"), message).with("payment_intent", intent.clone())
+}
+
+pub(super) async fn confirm_intent(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {
+    p.only(&["payment_method", "return_url", "off_session", "receipt_email"])?;
+    let mut intent = tx.need(Kind::PaymentIntent, id, "id").await?;
+    if !matches!(intent["status"].as_str(), Some("requires_payment_method" | "requires_confirmation")) {
+        return Err(unexpected_state(&intent, "confirm"));
+    }
+    if let Some(method) = p.text("payment_method") {
+        intent["payment_method"] = customers::method(tx, method, "payment_method").await?["id"].clone();
+    }
+    if intent["payment_method"].is_null() {
+        return Err(Failure::refused(
+            Some("payment_intent_unexpected_state"),
+            "You cannot confirm this PaymentIntent because it's missing a payment method. You can either update the PaymentIntent with a payment method and then confirm it again, or confirm it again directly with a payment method or ConfirmationToken.",
+        ));
+    }
+    p.copy_texts(&mut intent, &["receipt_email"]);
+    confirm(tx, intent).await
+}
+
+/// Charges the intent's payment method. A decline leaves a failed charge and the intent waiting for another card.
+pub(super) async fn confirm(tx: &mut Tx<'_>, mut intent: Json) -> Api<Json> {
+    let method = tx.need(Kind::PaymentMethod, intent["payment_method"].as_str().unwrap_or_default(), "payment_method").await?;
+    let mut charge = charge(tx.now, &intent, &method);
+    intent["latest_charge"] = charge["id"].clone();
+    if let Some(code) = method["_decline"].as_str() {
+        return Err(decline(tx, intent, charge, &method, code).await?);
+    }
+    if intent["capture_method"] == "manual" {
+        charge["captured"] = false.into();
+        charge["amount_captured"] = 0.into();
+        (intent["status"], intent["amount_capturable"]) = ("requires_capture".into(), intent["amount"].clone());
+        tx.put(charge.clone());
+        tx.emit("charge.succeeded", &charge, None);
+        tx.put(intent.clone());
+        tx.emit("payment_intent.amount_capturable_updated", &intent, None);
+        return Ok(intent);
+    }
+    take_money(tx, &mut charge);
+    tx.put(charge.clone());
+    tx.emit("charge.succeeded", &charge, None);
+    succeed(tx, intent, charge["amount"].as_i64().unwrap_or_default()).await
+}
+
+/// The money arrived: the intent is done, and the invoice it was for learns of it.
+async fn succeed(tx: &mut Tx<'_>, mut intent: Json, received: i64) -> Api<Json> {
+    (intent["status"], intent["amount_received"], intent["amount_capturable"]) = ("succeeded".into(), received.into(), 0.into());
+    intent["last_payment_error"] = Json::Null;
+    tx.put(intent.clone());
+    tx.emit("payment_intent.succeeded", &intent, None);
+    invoices::on_payment(tx, &intent).await?;
+    Ok(intent)
+}
+
+async fn decline(tx: &mut Tx<'_>, mut intent: Json, mut charge: Json, method: &Json, code: &str) -> Api<Box<Failure>> {
+    let message = customers::decline_message(code);
+    charge["status"] = "failed".into();
+    (charge["paid"], charge["captured"], charge["amount_captured"]) = (false.into(), false.into(), 0.into());
+    (charge["failure_code"], charge["failure_message"]) = ("card_declined".into(), message.into());
+    charge["outcome"]["network_status"] = "declined_by_network".into();
+    charge["outcome"]["reason"] = code.into();
+    charge["outcome"]["seller_message"] = "The bank did not return any further details with this decline.".into();
+    charge["outcome"]["type"] = "issuer_declined".into();
+    tx.put(charge.clone());
+    tx.emit("charge.failed", &charge, None);
+    (intent["status"], intent["payment_method"]) = ("requires_payment_method".into(), Json::Null);
+    intent["last_payment_error"] = json!({
+        "charge": charge["id"], "code": "card_declined", "decline_code": code,
+        "doc_url": "https://stripe.com/docs/error-codes/card-declined", "message": message,
+        "payment_method": super::documents::public(method.clone(), ""), "source": null, "type": "card_error",
+    });
+    tx.put(intent.clone());
+    tx.emit("payment_intent.payment_failed", &intent, None);
+    invoices::on_decline(tx, &intent).await?;
+    Ok(Failure::declined(code, message, id_of(&charge)).with("payment_intent", super::documents::public(intent, "")))
+}
+
+/// Puts the movement of a captured charge on the balance, with the faults that are switched on.
+fn take_money(tx: &mut Tx<'_>, charge: &mut Json) {
+    let amount = charge["amount_captured"].as_i64().unwrap_or_default();
+    let currency = charge["currency"].as_str().unwrap_or_default().to_owned();
+    let settings = &tx.inner.settings;
+    let mut movement = Movement {
+        amount,
+        fee: fee(amount, &currency, settings.fee_basis_points, settings.fee_fixed_minor),
+        available_on: payouts::available_on(tx.now, settings.settlement_days),
+        currency,
+        kind: "charge",
+        category: "charge",
+        source: id_of(charge).to_owned(),
+        description: charge["description"].clone(),
+    };
+    if take(&mut tx.chaos.ghost_balance_transaction) {
+        payouts::book(tx, &Movement { source: Kind::Charge.new_id(), ..movement.clone() });
+    }
+    movement.amount -= i64::from(take(&mut tx.chaos.skew_amount));
+    if take(&mut tx.chaos.skew_currency) {
+        movement.currency = if movement.currency == "usd" { "eur" } else { "usd" }.into();
+    }
+    charge["balance_transaction"] = payouts::book(tx, &movement);
+}
+
+fn charge(now: i64, intent: &Json, method: &Json) -> Json {
+    let mut body = json!({
+        "id": Kind::Charge.new_id(), "object": "charge", "amount": intent["amount"], "amount_captured": intent["amount"],
+        "amount_refunded": 0, "billing_details": method["billing_details"], "calculated_statement_descriptor": "ECHOPILOT SANDBOX",
+        "captured": true, "created": now, "currency": intent["currency"], "customer": intent["customer"],
+        "description": intent["description"], "disputed": false, "fraud_details": {}, "livemode": false, "metadata": intent["metadata"],
+        "outcome": { "advice_code": null, "network_advice_code": null, "network_decline_code": null, "network_status": "approved_by_network",
+                     "reason": null, "risk_level": "normal", "risk_score": 12, "rule": null, "seller_message": "Payment complete.", "type": "authorized" },
+        "paid": true, "payment_intent": intent["id"], "payment_method": method["id"],
+        "payment_method_details": details(intent, &method["card"]),
+        "radar_options": {}, "receipt_email": intent["receipt_email"], "refunded": false,
+        "statement_descriptor": intent["statement_descriptor"], "status": "succeeded",
+    });
+    for name in NOT_OF_A_CHARGE {
+        body[*name] = Json::Null;
+    }
+    body
+}
+
+/// How the charge was paid.
+fn details(intent: &Json, card: &Json) -> Json {
+    json!({
+        "card": {
+            "amount_authorized": intent["amount"], "authorization_code": null, "brand": card["brand"], "checks": card["checks"],
+            "country": card["country"], "exp_month": card["exp_month"], "exp_year": card["exp_year"], "fingerprint": card["fingerprint"],
+            "funding": card["funding"], "installments": null, "last4": card["last4"], "mandate": null, "network": card["brand"],
+            "network_token": { "used": false }, "network_transaction_id": null, "regulated_status": "unregulated",
+            "setup_credential_usage": null, "stored_credential_usage": null,
+            "three_d_secure": null, "wallet": null,
+        },
+        "type": "card",
+    })
+}
+
+/// Members of a charge that are null until something happens, or always here.
+const NOT_OF_A_CHARGE: &[&str] = &[
+    "application",
+    "application_fee",
+    "application_fee_amount",
+    "balance_transaction",
+    "failure_balance_transaction",
+    "failure_code",
+    "failure_message",
+    "on_behalf_of",
+    "receipt_number",
+    "receipt_url",
+    "review",
+    "shipping",
+    "source",
+    "source_transfer",
+    "statement_descriptor_suffix",
+    "transfer",
+    "transfer_data",
+    "transfer_group",
+];
+
+pub(super) async fn capture_intent(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {
+    p.only(&["amount_to_capture", "metadata"])?;
+    let mut intent = tx.need(Kind::PaymentIntent, id, "id").await?;
+    if intent["status"] != "requires_capture" {
+        return Err(unexpected_state(&intent, "capture"));
+    }
+    let whole = intent["amount_capturable"].as_i64().unwrap_or_default();
+    let amount = p.int("amount_to_capture")?.unwrap_or(whole);
+    if !(1..=whole).contains(&amount) {
+        let message = format!("The amount to capture must be from 1 to the amount authorized ({whole}).");
+        return Err(Failure::parameter("amount_too_large", "amount_to_capture", message));
+    }
+    let mut charge = tx.need(Kind::Charge, intent["latest_charge"].as_str().unwrap_or_default(), "latest_charge").await?;
+    (charge["captured"], charge["amount_captured"]) = (true.into(), amount.into());
+    take_money(tx, &mut charge);
+    tx.put(charge.clone());
+    tx.emit("charge.captured", &charge, None);
+    p.merge_metadata(&mut intent);
+    succeed(tx, intent, amount).await
+}
+
+pub(super) async fn cancel_intent(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {
+    p.only(&["cancellation_reason"])?;
+    let reasons = ["duplicate", "fraudulent", "requested_by_customer", "abandoned"];
+    let reason = p.choice("cancellation_reason", &reasons)?;
+    let intent = tx.need(Kind::PaymentIntent, id, "id").await?;
+    if matches!(intent["status"].as_str(), Some("succeeded" | "canceled")) {
+        return Err(unexpected_state(&intent, "cancel"));
+    }
+    let invoice = tx.find(&Query { second: Some(id.to_owned()), ..Query::of(Kind::InvoicePayment) }).await?;
+    if !invoice.is_empty() {
+        return Err(Failure::refused(None, "You cannot cancel a PaymentIntent that was created by an invoice. Void the invoice instead."));
+    }
+    cancel(tx, intent, reason).await
+}
+
+pub(super) async fn cancel(tx: &mut Tx<'_>, mut intent: Json, reason: Option<&str>) -> Api<Json> {
+    if intent["status"] == "requires_capture" {
+        let mut charge = tx.need(Kind::Charge, intent["latest_charge"].as_str().unwrap_or_default(), "latest_charge").await?;
+        // Nothing was taken: the authorisation is let go.
+        (charge["refunded"], charge["amount_refunded"]) = (true.into(), charge["amount"].clone());
+        tx.put(charge.clone());
+        tx.emit("charge.refunded", &charge, None);
+    }
+    (intent["status"], intent["canceled_at"]) = ("canceled".into(), tx.now.into());
+    (intent["cancellation_reason"], intent["amount_capturable"]) = (reason.into(), 0.into());
+    tx.put(intent.clone());
+    tx.emit("payment_intent.canceled", &intent, None);
+    Ok(intent)
+}
+
+/// `POST /v1/charges`: the older way, with a token, without an intent.
+pub(super) async fn create_charge(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
+    p.only(&["amount", "currency", "source", "customer", "description", "metadata", "receipt_email", "statement_descriptor"])?;
+    let (amount, currency) = checked_amount(p)?;
+    let customer = match p.text("customer") {
+        Some(id) => customers::living(tx, id, "customer").await?["id"].clone(),
+        None => Json::Null,
+    };
+    let method = customers::method(tx, p.required("source")?, "source").await?;
+    let mut order = intent(tx.now, amount, &currency, customer);
+    p.copy_texts(&mut order, &["description", "receipt_email", "statement_descriptor"]);
+    p.merge_metadata(&mut order);
+    let mut charge = charge(tx.now, &order, &method);
+    charge["payment_intent"] = Json::Null;
+    if let Some(code) = method["_decline"].as_str() {
+        let message = customers::decline_message(code);
+        (charge["status"], charge["paid"], charge["captured"]) = ("failed".into(), false.into(), false.into());
+        (charge["amount_captured"], charge["failure_code"], charge["failure_message"]) = (0.into(), "card_declined".into(), message.into());
+        tx.put(charge.clone());
+        tx.emit("charge.failed", &charge, None);
+        return Err(Failure::declined(code, message, id_of(&charge)));
+    }
+    take_money(tx, &mut charge);
+    tx.put(charge.clone());
+    tx.emit("charge.succeeded", &charge, None);
+    Ok(charge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fees_are_rounded_half_up_and_fixed_per_currency() {
+        for (amount, currency, expected) in [
+            (9900, "usd", 317),
+            (50, "usd", 31),
+            (10_000, "eur", 315),
+            (10_000, "gbp", 310),
+            (1_000, "jpy", 59),
+            (500, "usd", 45),
+            (17, "usd", 30),
+            (18, "usd", 31),
+        ] {
+            assert_eq!(fee(amount, currency, 290, 30), expected, "{amount} {currency}");
+        }
+    }
+
+    #[test]
+    fn amounts_in_sentences_carry_their_symbol() {
+        assert_eq!(amount_text(700, "usd"), "$7.00");
+        assert_eq!(amount_text(700, "jpy"), "¥700");
+        assert_eq!(amount_text(700, "chf"), "7.00 chf");
+    }
+}
