@@ -274,7 +274,11 @@ thread_local! {
 pub fn keep_panics() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        std::panic::set_hook(Box::new(|info| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !tracing::dispatcher::has_been_set() {
+                before(info); // nobody would see the log line
+            }
             let message = info.payload_as_str().unwrap_or("panic without a message");
             let place = info.location().map_or_else(String::new, ToString::to_string);
             tracing::error!(place, "panicked: {message}");
