@@ -345,7 +345,9 @@ mod tests {
 
     async fn start(fixture: &Fixture, table: Vec<TaskSpec>) -> Supervisor {
         let timer = Timer::new(table);
-        Supervisor::start(fixture.env.clone(), vec![actor::spec(NOUN, true, move || timer.clone())]).await.unwrap()
+        let supervisor = Supervisor::start(fixture.env.clone(), vec![actor::spec(NOUN, true, move || timer.clone())]).await.unwrap();
+        list(&fixture.env).await.unwrap(); // answered after the first look, which sets the marks
+        supervisor
     }
 
     /// What became of every slot: (slot, cause, state, reason), oldest first.
