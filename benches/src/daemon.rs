@@ -12,9 +12,9 @@ use tokio::process::{Child, Command};
 /// Long enough for any start; a daemon that is not ready by then never will be.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     key: String,
     secret: String,
     _folder: TempDir,
@@ -22,7 +22,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Answers as soon as the ready file is there.
-    pub async fn start(program: &str) -> Self {
+    pub(crate) async fn start(program: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
         let ready = path("ready.json");
@@ -59,7 +59,7 @@ impl Daemon {
         Self { child, address, key: secret("dash_key"), secret: secret("webhook_secret"), _folder: folder }
     }
 
-    pub fn get(&self, path: &str) -> Vec<u8> {
+    pub(crate) fn get(&self, path: &str) -> Vec<u8> {
         format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nx-dash-key: {}\r\n\r\n", self.key).into_bytes()
     }
 
@@ -68,7 +68,7 @@ impl Daemon {
     }
 
     /// Distinct signed events of about two kilobytes.
-    pub fn signed_webhooks(&self, round: usize, count: usize) -> Vec<Vec<u8>> {
+    pub(crate) fn signed_webhooks(&self, round: usize, count: usize) -> Vec<Vec<u8>> {
         #[expect(clippy::disallowed_methods, reason = "a signature carries the real time")]
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
         let t = i64::try_from(now).expect("fits");
@@ -90,7 +90,7 @@ impl Daemon {
     }
 
     /// Crashes a part and answers how long its replacement took to answer, in microseconds.
-    pub async fn crash_and_recover(&self, part: &str) -> f64 {
+    pub(crate) async fn crash_and_recover(&self, part: &str) -> f64 {
         let before = self.child_status(part).await["restarts"].as_u64().unwrap_or(0);
         crate::Load::run(self.address, 1, &[self.post(&format!("/api/supervisor/{part}/drill"))]).await;
         let deadline = tokio::time::Instant::now() + DEADLINE;
@@ -124,21 +124,21 @@ impl Daemon {
         std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the kernel tells")
     }
 
-    pub fn resident_mib(&self) -> f64 {
+    pub(crate) fn resident_mib(&self) -> f64 {
         let status = self.proc("status");
         let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
         kib.unwrap_or(0.0) / 1024.0
     }
 
     /// User and system time so far (proc_pid_stat(5), 100 ticks a second).
-    pub fn cpu_seconds(&self) -> f64 {
+    pub(crate) fn cpu_seconds(&self) -> f64 {
         let stat = self.proc("stat");
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |i: usize| fields.get(i).and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0);
         (ticks(11) + ticks(12)) / 100.0
     }
 
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let pid = self.child.id().expect("the daemon runs").to_string();
         let _ = Command::new("kill").args(["-TERM", &pid]).status().await; // kill_on_drop is behind it
         let _ = tokio::time::timeout(DEADLINE, self.child.wait()).await;

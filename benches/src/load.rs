@@ -16,15 +16,15 @@ use tokio::{
 };
 
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
-    pub per_second: f64,
-    pub p99_ms: f64,
+pub(crate) struct Load {
+    pub(crate) per_second: f64,
+    pub(crate) p99_ms: f64,
     /// Answers other than 200.
-    pub refused: usize,
+    pub(crate) refused: usize,
 }
 
 impl Load {
-    pub async fn run(address: SocketAddr, connections: usize, requests: &[Vec<u8>]) -> Self {
+    pub(crate) async fn run(address: SocketAddr, connections: usize, requests: &[Vec<u8>]) -> Self {
         let requests: Arc<[Vec<u8>]> = requests.into();
         let next = Arc::new(AtomicUsize::new(0));
         let start = Instant::now();

@@ -8,7 +8,7 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use warp::Filter as _;
 
 /// Serves on a loopback port of its own runtime thread until the process ends.
-pub async fn start() -> SocketAddr {
+pub(crate) async fn start() -> SocketAddr {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime can be built");
@@ -34,6 +34,6 @@ pub async fn start() -> SocketAddr {
 }
 
 /// A request for a path without a body.
-pub fn get(path: &str) -> Vec<u8> {
+pub(crate) fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").into_bytes()
 }
