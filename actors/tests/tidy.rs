@@ -8,12 +8,11 @@ use std::{
     process::Command,
 };
 
-/// A file may be longer than this only if it is listed with its reason.
-const FILE_LINES: usize = 420;
+/// A file may ship more lines than this only if it is listed with its reason.
+const FILE_LINES: usize = 400;
 const LONG_FILES: &[(&str, &str)] = &[
-    ("actors/src/config.rs", "settings, secrets and their tests belong together: a key is added in one place"),
-    ("actors/src/supervisor.rs", "one state machine with its tests; splitting it would hide an order"),
-    ("actors/src/archive.rs", "reading and writing mirror each other, with the tests that damage archives"),
+    ("actors/src/supervisor.rs", "one state machine; splitting it would hide the order of its steps"),
+    ("actors/src/config.rs", "settings and secrets belong together: a key is added in one place"),
 ];
 
 fn root() -> PathBuf {
@@ -110,7 +109,7 @@ fn nothing_shipped_is_unfinished_or_unwraps() {
     let words = [".unwrap()", "todo!(", "unimplemented!(", "dbg!(", "panic = \"abort\""];
     let mut broken = Vec::new();
     for (name, text) in rust_files().into_iter().filter(|(n, _)| n.starts_with("src/") || n.starts_with("actors/src/")) {
-        if name.ends_with("/tests.rs") {
+        if name.ends_with("tests.rs") || name.ends_with("/testing.rs") {
             continue;
         }
         for (n, line) in code(&text) {
@@ -136,8 +135,12 @@ fn rooms_have_names_that_say_something() {
 fn long_files_have_a_reason() {
     let long: Vec<_> = rust_files()
         .into_iter()
-        .filter(|(name, text)| text.lines().count() > FILE_LINES && !LONG_FILES.iter().any(|(listed, _)| listed == name))
-        .map(|(name, text)| format!("{name}: {} lines", text.lines().count()))
+        .filter(|(name, text)| {
+            shipped(text).lines().count() > FILE_LINES
+                && !name.ends_with("tests.rs")
+                && !LONG_FILES.iter().any(|(listed, _)| listed == name)
+        })
+        .map(|(name, text)| format!("{name}: {} lines", shipped(&text).lines().count()))
         .collect();
     assert!(long.is_empty(), "does each hold two things?\n{}", long.join("\n"));
 }
@@ -154,7 +157,7 @@ fn tests_are_never_switched_off() {
 fn no_dependency_brings_a_second_tls_stack_or_a_foreign_licence() {
     // One crypto provider (ring): with two of them rustls panics at first use. Licences are those of deny.toml.
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
         .current_dir(root())
         .output()
         .expect("cargo runs, it started this test");
