@@ -348,7 +348,7 @@ fn fail(myself: &ActorRef<Message>, state: &mut State, index: usize, cause: Stri
     if child.window.record(uptime_ms) {
         child.state = "restarting";
         let backoff = Backoff { base_ms: limits.backoff_base_ms, factor: 2, cap_ms: limits.backoff_cap_ms };
-        let delay_ms = if child.streak == 0 { 0 } else { backoff.delay_ms(child.streak, jitter()) };
+        let delay_ms = if child.streak == 0 { 0 } else { backoff.delay_ms(child.streak, crate::files::random_unit()) };
         tracing::warn!(actor = noun, generation, cause, delay_ms, "failed; restarting");
         state.note("actor.failed", noun, serde_json::json!({ "generation": generation, "cause": cause, "restart_in_ms": delay_ms }));
         later(myself, delay_ms, index, generation);
@@ -428,11 +428,6 @@ fn stop_all(state: &mut State, reply: Reply<()>) {
         }
         actor::respond(reply, Ok(()));
     });
-}
-
-/// 0..1, to spread restarts.
-fn jitter() -> f64 {
-    f64::from(u8::from_str_radix(&crate::files::random_hex(1), 16).unwrap_or(128)) / 255.0
 }
 
 #[cfg(test)]

@@ -175,9 +175,8 @@ async fn attempts(spec: &TaskSpec, run: &Run) -> RunEnd {
             leave_failure(spec, run, &error).await;
             return ended(run, state, attempt, Some(error.message), None);
         }
-        let unit = f64::from(attempt % 7) / 7.0;
         tracing::warn!(task = spec.name, run_id = run.run_id, attempt, %error, "an attempt failed; trying again");
-        tokio::time::sleep(Duration::from_millis(RETRY.delay_ms(attempt, unit))).await;
+        tokio::time::sleep(Duration::from_millis(RETRY.delay_ms(attempt, crate::files::random_unit()))).await;
     }
 }
 
