@@ -167,8 +167,9 @@ fn usable_directory(path: &Path) -> Result<()> {
     tempfile::tempfile_in(path).map(drop).context(doing())
 }
 
-/// One daemon per data directory: the lock is the kernel's, so it cannot be left behind.
-fn take_lock(data: &Path) -> Result<File> {
+/// One daemon per data directory: the lock is the kernel's, so it cannot be left behind. It is held as long as the file is open.
+/// Errors: `conflict` with reason `data_directory_in_use`, naming the process.
+pub fn take_lock(data: &Path) -> Result<File> {
     let path = data.join("lock");
     let mut file = File::options()
         .create(true)
@@ -177,7 +178,7 @@ fn take_lock(data: &Path) -> Result<File> {
         .truncate(false)
         .open(&path)
         .context(format!("cannot open {}", path.display()))?;
-    if file.try_lock().is_err() {
+    if !patiently(|| file.try_lock().is_ok()) {
         let mut holder = String::new();
         let _ = file.read_to_string(&mut holder); // only for the message
         return Err(Error::conflict("data_directory_in_use", format!("{} is in use by process {}", data.display(), holder.trim())));
@@ -185,6 +186,35 @@ fn take_lock(data: &Path) -> Result<File> {
     file.set_len(0)?;
     write!(file, "{}", std::process::id())?;
     Ok(file)
+}
+
+/// A command that looks whether a daemon runs holds the lock for an instant: that is not a reason to give up.
+fn patiently(mut attempt: impl FnMut() -> bool) -> bool {
+    (0..10).any(|tries| {
+        if tries > 0 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        attempt()
+    })
+}
+
+/// Where a running daemon serves.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+pub struct Whereabouts {
+    pub pid: u32,
+    pub address: std::net::SocketAddr,
+}
+
+/// The daemon that has the data directory, if one serves. A file left behind by one that was killed is not believed: the lock
+/// must be held, by the very process the file names.
+pub fn running(data: &Path) -> Option<Whereabouts> {
+    let lock = data.join("lock");
+    if File::open(&lock).is_ok_and(|file| file.try_lock_shared().is_ok()) {
+        return None;
+    }
+    let holder: u32 = std::fs::read_to_string(&lock).ok()?.trim().parse().ok()?;
+    let whereabouts: Whereabouts = serde_json::from_slice(&std::fs::read(data.join("daemon.json")).ok()?).ok()?;
+    Some(whereabouts).filter(|w| w.pid == holder)
 }
 
 async fn bind(address: std::net::SocketAddr, key: &str) -> Result<TcpListener> {
