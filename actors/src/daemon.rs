@@ -192,7 +192,7 @@ pub fn take_lock(data: &Path) -> Result<File> {
 fn patiently(mut attempt: impl FnMut() -> bool) -> bool {
     (0..10).any(|tries| {
         if tries > 0 {
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
         attempt()
     })

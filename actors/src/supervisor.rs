@@ -464,7 +464,7 @@ mod tests {
             if self.fail_starts.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() { Err("not yet".into()) } else { Ok(()) }
         }
 
-        async fn handle(&self, _: ActorRef<Ask>, Ask(probe, reply): Ask, _: &mut ()) -> Result<(), ActorProcessingErr> {
+        async fn handle(&self, _: ActorRef<Ask>, Ask(probe, reply): Ask, (): &mut ()) -> Result<(), ActorProcessingErr> {
             actor::answer(probe, reply);
             Ok(())
         }
