@@ -54,9 +54,9 @@ impl Daemon {
         crate::task::keep_panics();
         let _ = rustls::crypto::ring::default_provider().install_default(); // a second instance finds it installed
         config.timer.enabled &= mode == Mode::Serve;
-        for path in [&config.paths.data, &config.paths.logs, &config.paths.backups] {
-            usable_directory(path)?;
-        }
+        usable_directory(&config.paths.data, 0o700)?; // secrets, customers' addresses
+        usable_directory(&config.paths.logs, 0o750)?;
+        usable_directory(&config.paths.backups, 0o750)?;
         let lock = take_lock(&config.paths.data)?;
         let secrets = Secrets::load(&config, environment)?;
         let listener = if mode == Mode::Serve { Some(bind(config.server.listen, "server.listen").await?) } else { None };
@@ -160,10 +160,11 @@ fn children(listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>
     specs
 }
 
-/// Makes the directory and proves that a file can be written in it.
-fn usable_directory(path: &Path) -> Result<()> {
+/// Makes the directory if it is not there, and proves that a file can be written in it.
+fn usable_directory(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
     let doing = || format!("the directory {} cannot be used", path.display());
-    std::fs::create_dir_all(path).context(doing())?;
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).context(doing())?;
     tempfile::tempfile_in(path).map(drop).context(doing())
 }
 
