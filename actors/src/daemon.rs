@@ -54,9 +54,11 @@ impl Daemon {
         crate::task::keep_panics();
         let _ = rustls::crypto::ring::default_provider().install_default(); // a second instance finds it installed
         config.timer.enabled &= mode == Mode::Serve;
-        usable_directory(&config.paths.data, 0o700)?; // secrets, customers' addresses
-        usable_directory(&config.paths.logs, 0o750)?;
-        usable_directory(&config.paths.backups, 0o750)?;
+        for path in [&config.paths.data, &config.paths.logs, &config.paths.backups] {
+            usable_directory(path)?;
+        }
+        // Secrets and customers' addresses: for the owner alone.
+        std::fs::set_permissions(&config.paths.data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let lock = take_lock(&config.paths.data)?;
         let secrets = Secrets::load(&config, environment)?;
         let listener = if mode == Mode::Serve { Some(bind(config.server.listen, "server.listen").await?) } else { None };
@@ -70,7 +72,10 @@ impl Daemon {
         let store = Store::open(&config.database_path(), &node[..21])?;
         let http = Client::http_client()?;
         let base_url = sandbox_address.map_or_else(|| config.provider.base_url.clone(), |a| format!("http://{a}"));
-        let provider = Client::new(&base_url, secrets.provider.expose_secret(), http.clone());
+        // A proxy has no business with the loopback address of our own sandbox.
+        let direct = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).timeout(TOTAL).build().map_err(Error::internal)?;
+        let to_provider = if sandbox_address.is_some() { direct } else { http.clone() };
+        let provider = Client::new(&base_url, secrets.provider.expose_secret(), to_provider);
         let sandbox = match sandbox_address {
             Some(_) => {
                 let clock = clock.clone();
@@ -160,12 +165,16 @@ fn children(listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>
     specs
 }
 
-/// Makes the directory if it is not there, and proves that a file can be written in it.
-fn usable_directory(path: &Path, mode: u32) -> Result<()> {
+/// Makes the directory if it is not there, and proves that a file can be written in it. Errors have reason `path`, `permission` or `io`.
+pub fn usable_directory(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let doing = || format!("the directory {} cannot be used", path.display());
-    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).context(doing())?;
-    tempfile::tempfile_in(path).map(drop).context(doing())
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
+    let usable = made.and_then(|()| tempfile::tempfile_in(path).map(drop));
+    usable.map_err(|error| {
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        let error = Error::from(error).context(format!("the directory {} cannot be used", path.display()));
+        if missing { Error { reason: "path".into(), ..error } } else { error }
+    })
 }
 
 /// One daemon per data directory: the lock is the kernel's, so it cannot be left behind. It is held as long as the file is open.
