@@ -18,7 +18,7 @@ use crate::{
     config::{Config, Environment, ProviderMode, Secrets},
     env::{Clock, Env, Parts},
     error::{Context as _, Error, Result},
-    files, ingest, insight,
+    files, gateway, ingest, insight,
     providers::{
         sandbox::{Sandbox, Settings},
         stripe::Client,
@@ -72,9 +72,7 @@ impl Daemon {
         let store = Store::open(&config.database_path(), &node[..21])?;
         let http = Client::http_client()?;
         let base_url = sandbox_address.map_or_else(|| config.provider.base_url.clone(), |a| format!("http://{a}"));
-        // A proxy has no business with the loopback address of our own sandbox.
-        let direct = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).timeout(TOTAL).build().map_err(Error::internal)?;
-        let to_provider = if sandbox_address.is_some() { direct } else { http.clone() };
+        let to_provider = if sandbox_address.is_some() { Client::loopback_http_client()? } else { http.clone() };
         let provider = Client::new(&base_url, secrets.provider.expose_secret(), to_provider);
         let sandbox = match sandbox_address {
             Some(_) => {
@@ -97,7 +95,7 @@ impl Daemon {
             server_address,
             sandbox_address,
         });
-        let children = children(listener, sandbox_listener);
+        let children = children(&env, listener, sandbox_listener);
         let supervisor = match Supervisor::start(env.clone(), children).await {
             Ok(supervisor) => supervisor,
             Err(error) => {
@@ -145,7 +143,7 @@ impl Daemon {
 }
 
 /// Every child, in the order of starting; producers of work last.
-fn children(listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>) -> Vec<ChildSpec> {
+fn children(env: &Env, listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>) -> Vec<ChildSpec> {
     let mut specs = Vec::new();
     if let Some(listener) = sandbox_listener {
         let server = sandbox::SandboxServer::new(Arc::new(listener));
@@ -161,7 +159,10 @@ fn children(listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>
         actor::spec(ingest::NOUN, true, || ingest::Ingest),
         actor::spec(timer::NOUN, true, move || schedule.clone()),
     ]);
-    let _ = listener;
+    if let Some(listener) = listener {
+        let server = gateway::Gateway::new(env, listener);
+        specs.push(actor::spec(gateway::NOUN, true, move || server.clone()));
+    }
     specs
 }
 

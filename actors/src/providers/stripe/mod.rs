@@ -94,7 +94,16 @@ impl Client {
 
     /// An HTTP client with the right time limits, to be shared.
     pub fn http_client() -> Result<reqwest::Client> {
-        reqwest::Client::builder()
+        Self::build(reqwest::Client::builder())
+    }
+
+    /// The same without a proxy: one has no business with the loopback address of our own sandbox.
+    pub fn loopback_http_client() -> Result<reqwest::Client> {
+        Self::build(reqwest::Client::builder().no_proxy())
+    }
+
+    fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client> {
+        builder
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
