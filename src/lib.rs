@@ -1,1 +1,11 @@
+//! The program as a function: `main.rs` and the test crate's binary both call it. `cli` has one file per subcommand, `client`
+//! talks to a running daemon.
 
+use std::process::ExitCode;
+
+mod cli;
+
+/// Runs the command line of this process and answers its exit code.
+pub fn main() -> ExitCode {
+    cli::main()
+}

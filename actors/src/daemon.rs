@@ -6,7 +6,6 @@ use std::{
     io::{Read as _, Write as _},
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use secrecy::ExposeSecret as _;
@@ -29,9 +28,6 @@ use crate::{
     supervisor::Supervisor,
     tasks, timer,
 };
-
-const CONNECT: Duration = Duration::from_secs(5);
-const TOTAL: Duration = Duration::from_secs(30);
 
 /// What to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +57,8 @@ impl Daemon {
         for path in [&config.paths.data, &config.paths.logs, &config.paths.backups] {
             usable_directory(path)?;
         }
+        // Secrets and customers' addresses: for the owner alone.
+        std::fs::set_permissions(&config.paths.data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let lock = take_lock(&config.paths.data)?;
         let secrets = Secrets::load(&config, environment)?;
         let listener = if mode == Mode::Serve { Some(bind(config.server.listen, "server.listen").await?) } else { None };
@@ -72,9 +70,10 @@ impl Daemon {
         let server_address = listener.as_ref().map_or(Ok(config.server.listen), tokio::net::TcpListener::local_addr)?;
         let node = files::secret(&config.paths.data.join("node"), "node_")?;
         let store = Store::open(&config.database_path(), &node[..21])?;
-        let http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(TOTAL).build().map_err(Error::internal)?;
+        let http = Client::http_client()?;
         let base_url = sandbox_address.map_or_else(|| config.provider.base_url.clone(), |a| format!("http://{a}"));
-        let provider = Client::new(&base_url, secrets.provider.expose_secret(), http.clone());
+        let to_provider = if sandbox_address.is_some() { Client::loopback_http_client()? } else { http.clone() };
+        let provider = Client::new(&base_url, secrets.provider.expose_secret(), to_provider);
         let sandbox = match sandbox_address {
             Some(_) => {
                 let clock = clock.clone();
@@ -136,6 +135,9 @@ impl Daemon {
             let _ = std::fs::remove_file(self.env.data_path("daemon.json")); // a stale one names a process that is gone
         }
         self.supervisor.stop().await;
+        if let Some(sandbox) = self.env.sandbox() {
+            sandbox.close().await?;
+        }
         self.env.store().close().await
     }
 }
@@ -164,15 +166,21 @@ fn children(env: &Env, listener: Option<TcpListener>, sandbox_listener: Option<T
     specs
 }
 
-/// Makes the directory and proves that a file can be written in it.
-fn usable_directory(path: &Path) -> Result<()> {
-    let doing = || format!("the directory {} cannot be used", path.display());
-    std::fs::create_dir_all(path).context(doing())?;
-    tempfile::tempfile_in(path).map(drop).context(doing())
+/// Makes the directory if it is not there, and proves that a file can be written in it. Errors have reason `path`, `permission` or `io`.
+pub fn usable_directory(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
+    let usable = made.and_then(|()| tempfile::tempfile_in(path).map(drop));
+    usable.map_err(|error| {
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        let error = Error::from(error).context(format!("the directory {} cannot be used", path.display()));
+        if missing { Error { reason: "path".into(), ..error } } else { error }
+    })
 }
 
-/// One daemon per data directory: the lock is the kernel's, so it cannot be left behind.
-fn take_lock(data: &Path) -> Result<File> {
+/// One daemon per data directory: the lock is the kernel's, so it cannot be left behind. It is held as long as the file is open.
+/// Errors: `conflict` with reason `data_directory_in_use`, naming the process.
+pub fn take_lock(data: &Path) -> Result<File> {
     let path = data.join("lock");
     let mut file = File::options()
         .create(true)
@@ -181,7 +189,7 @@ fn take_lock(data: &Path) -> Result<File> {
         .truncate(false)
         .open(&path)
         .context(format!("cannot open {}", path.display()))?;
-    if file.try_lock().is_err() {
+    if !patiently(|| file.try_lock().is_ok()) {
         let mut holder = String::new();
         let _ = file.read_to_string(&mut holder); // only for the message
         return Err(Error::conflict("data_directory_in_use", format!("{} is in use by process {}", data.display(), holder.trim())));
@@ -189,6 +197,35 @@ fn take_lock(data: &Path) -> Result<File> {
     file.set_len(0)?;
     write!(file, "{}", std::process::id())?;
     Ok(file)
+}
+
+/// A command that looks whether a daemon runs holds the lock for an instant: that is not a reason to give up.
+fn patiently(mut attempt: impl FnMut() -> bool) -> bool {
+    (0..10).any(|tries| {
+        if tries > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        attempt()
+    })
+}
+
+/// Where a running daemon serves.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+pub struct Whereabouts {
+    pub pid: u32,
+    pub address: std::net::SocketAddr,
+}
+
+/// The daemon that has the data directory, if one serves. A file left behind by one that was killed is not believed: the lock
+/// must be held, by the very process the file names.
+pub fn running(data: &Path) -> Option<Whereabouts> {
+    let lock = data.join("lock");
+    if File::open(&lock).is_ok_and(|file| file.try_lock_shared().is_ok()) {
+        return None;
+    }
+    let holder: u32 = std::fs::read_to_string(&lock).ok()?.trim().parse().ok()?;
+    let whereabouts: Whereabouts = serde_json::from_slice(&std::fs::read(data.join("daemon.json")).ok()?).ok()?;
+    Some(whereabouts).filter(|w| w.pid == holder)
 }
 
 async fn bind(address: std::net::SocketAddr, key: &str) -> Result<TcpListener> {

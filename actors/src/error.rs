@@ -128,9 +128,9 @@ impl From<std::io::Error> for Error {
         use std::io::ErrorKind as Kind;
         match error.kind() {
             Kind::NotFound => Self::new(Code::NotFound, "file_not_found", error.to_string()),
-            Kind::PermissionDenied | Kind::StorageFull | Kind::ReadOnlyFilesystem | Kind::QuotaExceeded => {
-                Self::unavailable("io", error.to_string())
-            }
+            Kind::PermissionDenied => Self::unavailable("permission", error.to_string()),
+            Kind::StorageFull | Kind::ReadOnlyFilesystem | Kind::QuotaExceeded => Self::unavailable("io", error.to_string()),
+            Kind::NotADirectory | Kind::IsADirectory | Kind::AlreadyExists => Self::conflict("path", error.to_string()),
             _ => Self::internal(error),
         }
     }

@@ -11,6 +11,7 @@ use crate::{
     actor::{self, Probe, Probed, Reply},
     env::{Env, rfc3339},
     error::Result,
+    store::{EventFilter, Store},
 };
 
 pub const NOUN: &str = "insight";
@@ -28,7 +29,7 @@ impl Probed for Message {
 }
 
 /// The dashboard's figures: `money` per currency for the last 30 days of the provider's clock, `webhooks` by status for the last
-/// day, `reconciliation` (latest summary), `backups` (newest archives).
+/// day, `reconciliation` (latest summary), `backups` (newest archives), `last_payment` (`null` or its id, amount and currency).
 pub async fn overview(env: &Env) -> Result<Json> {
     actor::call(env, NOUN, Duration::from_millis(env.config().server.actor_timeout_ms), Message::Overview).await
 }
@@ -83,6 +84,7 @@ async fn compute(env: &Env) -> Result<Json> {
     let latest = store.latest_recon().await?;
     let exceptions = store.exceptions("open", 100).await?.len();
     let backups = store.backups(7).await?;
+    let last_payment = last_payment(store).await?;
     Ok(json!({
         "ok": true,
         "ts": rfc3339(now),
@@ -94,6 +96,15 @@ async fn compute(env: &Env) -> Result<Json> {
             "oldest_unprocessed_at": oldest.map(rfc3339),
         },
         "reconciliation": latest.map(|r| json!({"ts": r["ts"], "ok": r["ok"], "complete": r["complete"], "summary": r["summary"], "totals": r["totals"], "open_exceptions": exceptions})),
+        "last_payment": last_payment,
         "backups": backups.iter().map(|b| json!({"date": b.date, "archive": b.archive, "size_bytes": b.size_bytes, "made_at": rfc3339(b.made_at), "proof": b.proof})).collect::<Vec<_>>(),
     }))
+}
+
+/// The payment that the newest `charge.succeeded` told of; the webhooks' list has its id but not its amount.
+async fn last_payment(store: &Store) -> Result<Option<Json>> {
+    let newest = EventFilter { event_type: "charge.succeeded".into(), limit: 1, ..EventFilter::default() };
+    let Some(id) = store.events(&newest).await?.into_iter().next().and_then(|event| event.object_id) else { return Ok(None) };
+    let charge = store.object("charge", &id).await?;
+    Ok(charge.map(|c| json!({"payment_id": c.id, "amount_minor": c.body["amount"], "currency": c.body["currency"], "created": c.created})))
 }

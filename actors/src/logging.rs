@@ -19,22 +19,32 @@ use crate::{
 
 /// Sends every log line to both places from now on. Errors: the filter does not parse, the file cannot be opened.
 pub fn start(config: &Config) -> Result<()> {
-    let filter = || {
-        EnvFilter::try_new(&config.log.level).map_err(|e| Error::invalid("configuration", format!("log.level {:?}: {e}", config.log.level)))
+    start_with(config, &config.log.level)
+}
+
+/// As `start`, but a person sees only warnings and errors: for commands, whose output is their result.
+pub fn start_quiet(config: &Config) -> Result<()> {
+    start_with(config, "warn")
+}
+
+fn start_with(config: &Config, level_for_person: &str) -> Result<()> {
+    // The actor library's own spans repeat what our `actor` field says.
+    let filter = |level: &str| {
+        EnvFilter::try_new(format!("{level},ractor=warn")).map_err(|e| Error::invalid("configuration", format!("log.level {level:?}: {e}")))
     };
     let person = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .compact()
-        .with_filter(filter()?);
+        .with_filter(filter(level_for_person)?);
     let machine = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .with_current_span(false)
         .with_span_list(false)
         .with_writer(Rotating::open(config)?)
-        .with_filter(filter()?);
+        .with_filter(filter(&config.log.level)?);
     tracing_subscriber::registry().with(person).with(machine).try_init().map_err(|e| Error::internal(format!("logging: {e}")))
 }
 
@@ -52,7 +62,9 @@ struct Open {
 
 impl Rotating {
     fn open(config: &Config) -> Result<Self> {
-        let path = config.paths.logs.join("echopilot.ndjson");
+        let logs = &config.paths.logs;
+        std::fs::create_dir_all(logs).context(format!("the directory {} cannot be used", logs.display()))?;
+        let path = logs.join("echopilot.ndjson");
         let file = open(&path).context(format!("cannot open {}", path.display()))?;
         let bytes = file.metadata()?.len();
         Ok(Self(Arc::new(Mutex::new(Open { path, file, bytes, max_bytes: config.log.max_bytes, keep: config.log.keep }))))

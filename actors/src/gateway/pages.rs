@@ -1,14 +1,329 @@
-//! Pages for people. Called by the gateway, which puts them behind every other route.
+//! What a browser sees: the dashboard or the sign-in page, the assets, and the customer's page behind a signed link. Templates and
+//! assets are embedded; the templates escape everything. Called by `gateway/mod.rs`. No page may load anything from another host,
+//! run inline script, or tell a customer why a link was refused.
 
-use warp::{Filter as _, filters::BoxedFilter, reply::Response};
+use std::sync::LazyLock;
 
-use super::respond;
-use crate::env::Env;
+use askama::Template;
+use chrono::DateTime;
+use ring::digest;
+use serde_json::Value as Json;
+use warp::{
+    Filter, Reply,
+    filters::BoxedFilter,
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    reply::Response,
+};
 
-/// The pages' routes.
-pub fn routes(env: Env) -> BoxedFilter<(Response,)> {
-    warp::path::end()
-        .and(warp::get())
-        .map(move || respond::json(&serde_json::json!({"ok": true, "mode": env.config().provider.mode.as_str()})))
-        .boxed()
+use super::session;
+use crate::{
+    domain::{money, portal::Grant},
+    env::{Env, rfc3339},
+    error::{Error, Result},
+    operations::{invoices, portal_link},
+};
+
+/// What a page may do in the browser, and what it tells others about where a request comes from.
+struct Policy {
+    csp: &'static str,
+    referrer: &'static str,
 }
+
+/// Not `no-referrer`: with it a browser sends a form with `Origin: null`, and signing in and out check the origin.
+const OPERATOR: Policy = Policy {
+    csp: "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; \
+          base-uri 'none'; frame-ancestors 'none'",
+    referrer: "same-origin",
+};
+/// No script, no form, no call; and the address with its signature is told to nobody.
+const CUSTOMER: Policy = Policy {
+    csp: "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    referrer: "no-referrer",
+};
+/// Currencies offered for a test invoice.
+const OFFERED: [&str; 8] = ["usd", "eur", "gbp", "chf", "cad", "aud", "sek", "jpy"];
+
+struct Asset {
+    name: &'static str,
+    content_type: &'static str,
+    body: &'static [u8],
+}
+
+macro_rules! asset {
+    ($name:literal, $content_type:literal) => {
+        Asset { name: $name, content_type: $content_type, body: include_bytes!(concat!("../../../static/assets/", $name)) }
+    };
+}
+/// Every file under `/assets/`; a name that is not here does not exist, so no path is ever looked up on disk.
+const ASSETS: [Asset; 8] = [
+    asset!("api.js", "text/javascript; charset=utf-8"),
+    asset!("app.css", "text/css; charset=utf-8"),
+    asset!("app.js", "text/javascript; charset=utf-8"),
+    asset!("dom.js", "text/javascript; charset=utf-8"),
+    asset!("format.js", "text/javascript; charset=utf-8"),
+    asset!("icon.svg", "image/svg+xml"),
+    asset!("payments.js", "text/javascript; charset=utf-8"),
+    asset!("tiles.js", "text/javascript; charset=utf-8"),
+];
+/// One tag for all: assets change together, with the program.
+static ETAG: LazyLock<String> = LazyLock::new(|| {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for asset in &ASSETS {
+        context.update(asset.body);
+    }
+    let start = context.finish().as_ref().iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    format!("\"{start:016x}\"")
+});
+
+pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
+    let env = move || {
+        let env = env.clone();
+        warp::any().map(move || env.clone())
+    };
+    let read = || warp::get().or(warp::head()).unify();
+    let query = || warp::query::raw().or(warp::any().map(String::new)).unify();
+    // The dashboard, or the sign-in page for a browser that is not signed in.
+    let home = warp::path::end()
+        .or(warp::path!("login"))
+        .unify()
+        .and(read())
+        .and(env())
+        .and(warp::header::headers_cloned())
+        .and(query())
+        .then(home);
+    // Style, scripts, icon.
+    let assets = warp::path!("assets" / String).and(read()).and(warp::header::headers_cloned()).map(asset);
+    // The customer's page.
+    let portal = warp::path!("portal").and(read()).and(env()).and(query()).then(portal);
+    home.or(assets).unify().or(portal).unify().boxed()
+}
+
+/// What every page shows around its content.
+struct Chrome {
+    test_mode: bool,
+}
+
+impl Chrome {
+    fn of(env: &Env) -> Self {
+        Self { test_mode: !env.config().provider.mode.is_live() }
+    }
+}
+
+struct Currency {
+    code: &'static str,
+    label: String,
+    digits: u32,
+}
+
+#[derive(Template)]
+#[template(path = "dashboard.html")]
+struct DashboardPage {
+    chrome: Chrome,
+    version: &'static str,
+    currencies: Vec<Currency>,
+}
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage {
+    chrome: Chrome,
+    problem: Option<&'static str>,
+}
+
+#[derive(Template)]
+#[template(path = "message.html")]
+struct MessagePage {
+    chrome: Chrome,
+    title: &'static str,
+    text: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "portal.html")]
+struct PortalPage {
+    chrome: Chrome,
+    email: String,
+    expires: String,
+    expires_iso: String,
+    stale: bool,
+    invoices: Vec<InvoiceRow>,
+}
+
+/// An invoice as the customer sees it: every amount is text with its currency.
+#[derive(Debug, PartialEq, Eq)]
+struct InvoiceRow {
+    number: String,
+    description: String,
+    date: String,
+    status: &'static str,
+    tone: &'static str,
+    amount: String,
+    paid: String,
+    remaining: String,
+    refunded: String,
+    url: Option<String>,
+    action: &'static str,
+}
+
+impl InvoiceRow {
+    /// `None` for a draft: it has no number yet and may never be sent. `sandbox` is the address of our own provider, if there is one.
+    fn from_json(invoice: &Json, sandbox: Option<&str>) -> Option<Self> {
+        let word = |name: &str| invoice[name].as_str().unwrap_or_default();
+        let currency = word("currency");
+        let minor = |name: &str| invoice[name].as_i64().unwrap_or_default();
+        let amount = |name: &str| money::display(minor(name), currency);
+        // A zero says nothing to a customer; an empty cell is left out on a phone.
+        let unless_zero = |name: &str| if minor(name) == 0 { String::new() } else { amount(name) };
+        let (paid, refunded) = (minor("amount_paid_minor"), minor("refunded_minor"));
+        let (status, tone) = match word("status") {
+            "draft" => return None,
+            "paid" if refunded > 0 && refunded >= paid => ("Refunded", ""),
+            "paid" if refunded > 0 => ("Partly refunded", ""),
+            "paid" => ("Paid", "ok"),
+            "open" => ("Open", "warn"),
+            "void" => ("Void", ""),
+            "uncollectible" => ("Uncollectible", "bad"),
+            _ => ("Unknown", ""),
+        };
+        let number = if word("number").is_empty() { word("id") } else { word("number") };
+        Some(Self {
+            number: number.to_owned(),
+            description: word("description").to_owned(),
+            date: word("date").to_owned(),
+            status,
+            tone,
+            amount: amount("amount_minor"),
+            paid: unless_zero("amount_paid_minor"),
+            remaining: unless_zero("amount_remaining_minor"),
+            refunded: unless_zero("refunded_minor"),
+            url: link(word("hosted_invoice_url"), sandbox).map(str::to_owned),
+            action: if status == "Open" { "Pay" } else { "View" },
+        })
+    }
+}
+
+/// The address if a customer may be sent there: the provider's own hosts over https, or our sandbox on this machine.
+fn link<'a>(url: &'a str, sandbox: Option<&str>) -> Option<&'a str> {
+    let uri: Uri = url.parse().ok()?;
+    let authority = uri.authority()?;
+    let host = authority.host();
+    let allowed = match uri.scheme_str()? {
+        "https" => host == "stripe.com" || host.ends_with(".stripe.com"),
+        "http" => sandbox.is_some_and(|address| authority.as_str() == address),
+        _ => false,
+    };
+    (allowed && !authority.as_str().contains('@')).then_some(url)
+}
+
+async fn home(env: Env, headers: HeaderMap, query: String) -> Response {
+    let chrome = Chrome::of(&env);
+    let page = if session::current(&env, &headers).await.is_some() { dashboard(chrome) } else { login(chrome, &query) };
+    html(StatusCode::OK, &OPERATOR, page)
+}
+
+fn dashboard(chrome: Chrome) -> Result<String> {
+    let currency = |code: &'static str| Currency { code, label: code.to_uppercase(), digits: money::exponent(code) };
+    render(&DashboardPage { chrome, version: env!("CARGO_PKG_VERSION"), currencies: OFFERED.map(currency).into() })
+}
+
+fn login(chrome: Chrome, query: &str) -> Result<String> {
+    let reason = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "error");
+    let problem = reason.map(|(_, reason)| match reason.as_ref() {
+        "key" | "unauthorized" => "That key is not known, or it was revoked. Check it and try again.",
+        "limited" => "Too many tries with a wrong key. Wait a minute and try again.",
+        _ => "Signing in did not work just now. Please try again.",
+    });
+    render(&LoginPage { chrome, problem })
+}
+
+async fn portal(env: Env, query: String) -> Response {
+    let chrome = Chrome::of(&env);
+    match invoices_behind(&env, &query).await {
+        Ok((grant, answer)) => {
+            let sandbox = env.sandbox_address().map(|address| address.to_string());
+            html(StatusCode::OK, &CUSTOMER, customer_page(chrome, &grant, &answer, sandbox.as_deref()))
+        }
+        Err(error) => refusal(chrome, &error),
+    }
+}
+
+async fn invoices_behind(env: &Env, query: &str) -> Result<(Grant, Json)> {
+    let grant = portal_link::verify(env, query).await?;
+    let answer = invoices::customer_invoices(env, &grant.email).await?;
+    Ok((grant, answer))
+}
+
+fn customer_page(chrome: Chrome, grant: &Grant, answer: &Json, sandbox: Option<&str>) -> Result<String> {
+    let expires = DateTime::from_timestamp(grant.expires, 0).unwrap_or_default();
+    let rows = answer["invoices"].as_array().into_iter().flatten();
+    render(&PortalPage {
+        chrome,
+        email: grant.email.clone(),
+        expires: expires.format("%-d %B %Y, %H:%M UTC").to_string(),
+        expires_iso: rfc3339(expires),
+        stale: answer["stale"].as_bool().unwrap_or_default(),
+        invoices: rows.filter_map(|invoice| InvoiceRow::from_json(invoice, sandbox)).collect(),
+    })
+}
+
+/// One page for every link that does not verify; another only for what is our own trouble and passes.
+fn refusal(chrome: Chrome, error: &Error) -> Response {
+    let (status, title, text) = if error.is_retryable() {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Not available just now",
+            "Your invoices cannot be shown at the moment. Please try again in a minute.",
+        )
+    } else {
+        (StatusCode::FORBIDDEN, "This link does not work", "It may be incomplete, out of date or withdrawn. Please ask for a new one.")
+    };
+    html(status, &CUSTOMER, render(&MessagePage { chrome, title, text }))
+}
+
+fn render(page: &impl Template) -> Result<String> {
+    page.render().map_err(|error| Error::internal(format!("a page cannot be rendered: {error}")))
+}
+
+fn html(status: StatusCode, policy: &Policy, page: Result<String>) -> Response {
+    let (status, body) = match page {
+        Ok(body) => (status, body),
+        Err(error) => {
+            tracing::error!(actor = "gateway", %error, "a page is missing");
+            (StatusCode::INTERNAL_SERVER_ERROR, "This page cannot be shown.".to_owned())
+        }
+    };
+    let mut response = body.into_response();
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy.csp));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static(policy.referrer));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
+    response
+}
+
+fn asset(name: String, request: HeaderMap) -> Response {
+    let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
+        return warp::reply::with_status("There is no such asset.", StatusCode::NOT_FOUND).into_response();
+    };
+    let unchanged = request.get(header::IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == ETAG.as_bytes());
+    let mut response = if unchanged { Vec::new().into_response() } else { asset.body.into_response() };
+    if unchanged {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // An asset is shown by a page; opened by itself (an SVG can be) it may do nothing.
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'self'"));
+    if let Ok(tag) = HeaderValue::from_str(&ETAG) {
+        headers.insert(header::ETAG, tag);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests;

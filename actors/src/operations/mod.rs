@@ -3,6 +3,8 @@
 
 /// A test invoice, finalized and not paid.
 pub mod create_invoice;
+/// A few weeks of a small business in the sandbox.
+pub mod demo;
 /// A customer's invoices, over all customers with that address.
 pub mod invoices;
 /// API keys.

@@ -1,1 +1,20 @@
+//! One test binary, a file per theme. Every test starts the real program and looks at it from outside.
 
+mod browser;
+mod cli;
+mod conformance;
+mod contract;
+mod demo;
+mod faults;
+mod ingest;
+mod power;
+mod schedule;
+mod sdk;
+mod story;
+
+use integration_tests::Setup;
+
+/// Directories of its own for the program under test.
+fn setup() -> Setup {
+    Setup::new(env!("CARGO_BIN_EXE_echopilot-under-test"))
+}

@@ -1,0 +1,109 @@
+//! Other programs: the command line under test, the provider's official client, GNU tar. Each is waited for with a deadline and
+//! ended by its own process id. A program that is missing fails the test with a sentence; nothing is skipped.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::wait::until;
+
+/// What a program said and how it ended.
+#[derive(Clone, Debug)]
+pub struct Output {
+    pub what: String,
+    /// The exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    /// Asserts the exit code and answers standard output.
+    #[track_caller]
+    pub fn expect(&self, code: i32) -> &str {
+        assert_eq!(self.code, Some(code), "{}\n--- stdout\n{}\n--- stderr\n{}", self.what, self.stdout, self.stderr);
+        &self.stdout
+    }
+
+    /// Standard output as one JSON value, after exit code `code`.
+    #[track_caller]
+    pub fn json(&self, code: i32) -> serde_json::Value {
+        let text = self.expect(code);
+        serde_json::from_str(text).unwrap_or_else(|e| panic!("{}: standard output is not JSON ({e}): {text}", self.what))
+    }
+}
+
+/// A command with an environment of nothing but what every program needs.
+pub fn command(program: impl Into<PathBuf>) -> Command {
+    let mut command = Command::new(program.into());
+    command.env_clear();
+    for name in ["PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// Runs a command until it ends; ends it and fails the test when the limit has passed.
+#[track_caller]
+pub fn run_to_end(mut command: Command, limit: Duration) -> Output {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let what = words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "); // without the environment
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{what} cannot be started ({e}); integration-tests/run installs what the tests need"));
+    let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
+    let start = Instant::now();
+    let status = until_ended(&mut child, start, limit);
+    let output = |thread: std::thread::JoinHandle<String>| thread.join().unwrap_or_default();
+    let (stdout, stderr) = (output(stdout), output(stderr));
+    let Some(status) = status else { panic!("{what} did not end within {} s\n{stdout}\n{stderr}", limit.as_secs()) };
+    Output { what, code: status.code(), stdout, stderr }
+}
+
+fn until_ended(child: &mut Child, start: Instant, limit: Duration) -> Option<std::process::ExitStatus> {
+    let mut status = None;
+    until("a program to end", limit + Duration::from_secs(5), || {
+        status = child.try_wait().ok().flatten();
+        if status.is_none() && start.elapsed() > limit {
+            let _ = child.kill(); // ours, by its own id
+            let _ = child.wait();
+            return Some(());
+        }
+        status.map(drop)
+    });
+    status
+}
+
+/// Reads a pipe to its end beside the test, so that a full pipe stops nobody.
+pub(crate) fn drain(pipe: Option<impl std::io::Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes); // what was read before an error is still worth showing
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// A script in `integration-tests/peers`.
+pub fn peer(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("peers").join(name)
+}
+
+/// The Python with the provider's official client. It is a failure, not a skip, when nobody made it.
+#[track_caller]
+pub fn python() -> Command {
+    let path = std::env::var("ECHOPILOT_TEST_PYTHON").unwrap_or_default();
+    assert!(
+        !path.is_empty(),
+        "ECHOPILOT_TEST_PYTHON names no Python with the provider's official client: run integration-tests/run, which makes one"
+    );
+    command(path)
+}

@@ -1,0 +1,36 @@
+//! The pages as a person meets them: headless Chromium signs in, presses the three buttons and opens the portal
+//! (`peers/browser.py`). The screenshots stay in `integration-tests/out/` to be looked at.
+
+use std::{path::PathBuf, time::Duration};
+
+use integration_tests::{LONG, peer, python, run_to_end, until};
+
+use crate::setup;
+
+#[test]
+fn chromium_signs_in_presses_the_three_buttons_and_opens_the_portal() {
+    let daemon = setup().start();
+    let mut client = python();
+    client.arg(peer("story.py")).arg(daemon.sandbox()).args(["pay", "browser@example.com", "4200", "A line <script>alert(1)</script>"]);
+    let paid = run_to_end(client, LONG).json(0);
+    daemon.settle();
+    until("the payment to be in the ledger", LONG, || (daemon.setup().count("SELECT COUNT(*) FROM ledger") > 0).then_some(()));
+    for _ in 0..5 {
+        daemon.advance(86_400);
+    }
+    daemon.settle();
+    daemon.task_result("payout_recon");
+    daemon.task_result("heartbeat");
+    daemon.post("/api/backup/run", &serde_json::Value::Null).ok();
+    let link = daemon.get("/api/customer/signed-url/browser@example.com").ok();
+    let portal = link["signed_url"].as_str().expect("a link");
+    let out = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("out");
+    std::fs::create_dir_all(&out).expect("a folder for the screenshots");
+    let mut browser = python();
+    browser.arg(peer("browser.py")).args([&daemon.url(), &daemon.key]).arg(&out).arg(portal);
+    let output = run_to_end(browser, Duration::from_secs(240));
+    output.expect(0);
+    let shots: Vec<_> = integration_tests::names(&out).into_iter().filter(|path| path.extension().is_some_and(|e| e == "png")).collect();
+    assert!(shots.len() >= 3, "there are screenshots to look at: {shots:?}");
+    assert!(paid["invoice"].is_string());
+}

@@ -1,0 +1,136 @@
+//! What commands print: text, JSON, aligned tables, colour and progress on a terminal only. A reader that went away (`| head`)
+//! is no error.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use serde_json::Value as Json;
+
+/// Prints to standard output.
+pub(crate) fn say(text: impl AsRef<str>) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{}", text.as_ref().trim_end()); // nobody reads any more
+    let _ = out.flush();
+}
+
+/// Prints one JSON value, for scripts.
+pub(crate) fn say_json(value: &Json) {
+    say(serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// Colours that are used only on a terminal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Colour {
+    Green,
+    Red,
+    Yellow,
+    Dim,
+}
+
+/// Coloured for standard output, if it is a terminal and nobody said NO_COLOR.
+pub(crate) fn coloured(colour: Colour, text: &str) -> String {
+    if !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some() {
+        return text.to_owned();
+    }
+    let number = match colour {
+        Colour::Green => 32,
+        Colour::Red => 31,
+        Colour::Yellow => 33,
+        Colour::Dim => 2,
+    };
+    format!("\x1b[{number}m{text}\x1b[0m")
+}
+
+/// The colour of a state word, by what it means for a person.
+pub(crate) fn state(word: &str) -> String {
+    let colour = match word {
+        "running" | "succeeded" | "ok" | "passed" | "scheduled" => Colour::Green,
+        "failed" | "fail" | "timed_out" | "quarantined" | "cancelled" => Colour::Red,
+        "restarting" | "skipped" | "missed" | "starting" => Colour::Yellow,
+        _ => Colour::Dim,
+    };
+    coloured(colour, word)
+}
+
+/// An aligned table with a heading line.
+pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = heading.iter().map(|h| h.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(visible(cell));
+        }
+    }
+    let line = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(c, w)| format!("{c}{}", " ".repeat(w - visible(c)))).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(heading.to_vec())];
+    lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
+    lines.join("\n")
+}
+
+/// Characters on the screen: colour sequences take no room.
+fn visible(text: &str) -> usize {
+    let mut count = 0;
+    let mut in_sequence = false;
+    for c in text.chars() {
+        match (in_sequence, c) {
+            (false, '\x1b') => in_sequence = true,
+            (true, 'm') => in_sequence = false,
+            (true, _) => {}
+            (false, _) => count += 1,
+        }
+    }
+    count
+}
+
+/// A line that is rewritten in place on a terminal and does not exist elsewhere.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    shown: bool,
+    what: &'static str,
+}
+
+impl Progress {
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self { shown: std::io::stderr().is_terminal(), what }
+    }
+
+    /// Draws `done` of `total`.
+    pub(crate) fn at(&self, done: u64, total: u64) {
+        if self.shown {
+            const WIDTH: u64 = 30;
+            let filled = if total == 0 { WIDTH } else { (done * WIDTH / total).min(WIDTH) };
+            let bar: String = (0..WIDTH).map(|i| if i < filled { '#' } else { '.' }).collect();
+            let _ = write!(std::io::stderr(), "\r{} [{bar}] {done}/{total}\x1b[K", self.what); // drawing is a courtesy
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = write!(std::io::stderr(), "\r\x1b[K"); // the line makes room for the result
+        }
+    }
+}
+
+/// A member of a JSON object as text; `-` if it is absent or null.
+pub(crate) fn text(value: &Json, member: &str) -> String {
+    match &value[member] {
+        Json::Null => "-".to_owned(),
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_and_colour_takes_no_room() {
+        let rows = vec![vec!["a".into(), "\x1b[32mok\x1b[0m".into(), "x".into()], vec!["long one".into(), "failed".into(), "y".into()]];
+        let lines = table(&["NAME", "STATE", "Z"], &rows);
+        assert_eq!(lines, "NAME      STATE   Z\na         \x1b[32mok\x1b[0m      x\nlong one  failed  y");
+    }
+}

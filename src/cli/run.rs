@@ -1,0 +1,141 @@
+//! `echopilot run`: the daemon in the foreground, until SIGTERM or SIGINT, or until a critical part cannot be kept running.
+//! Writes the ready file and the short block of what a person needs once everything serves.
+
+use std::path::PathBuf;
+
+use echopilot_actors::{
+    config::ProviderMode,
+    daemon::{Daemon, Mode},
+    env::{Clock, Env, blocking},
+    error::{Error, Result},
+    files, logging,
+    operations::demo,
+};
+use serde_json::{Value as Json, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{
+    Invocation,
+    exit::Outcome,
+    output::{Progress, say},
+};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct Arguments {
+    /// Fill the built-in sandbox with a few weeks of a small business, so that every page has something true to show.
+    #[arg(long)]
+    pub(crate) demo: bool,
+    /// Write one line of JSON to this file when everything serves: pid, address, sandbox_address, dash_key_file.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// Serves until it is told to stop.
+pub(crate) async fn run(invocation: &Invocation, arguments: Arguments) -> Result<Outcome> {
+    let config = invocation.config()?;
+    if arguments.demo && config.provider.mode != ProviderMode::Sandbox {
+        let mode = config.provider.mode.as_str();
+        return Err(Error::invalid(
+            "configuration",
+            format!(
+                "--demo makes up payments and works in sandbox mode only, but the provider mode is {mode}: leave out --demo or unset STRIPE_MODE"
+            ),
+        ));
+    }
+    let mut signals = Signals::listen()?;
+    if let Some(path) = &arguments.ready_file {
+        let _ = std::fs::remove_file(path); // one that is left over would speak for a daemon that is gone
+    }
+    logging::start(&config)?;
+    let daemon = tokio::select! {
+        started = Daemon::start(config, &invocation.environment, Mode::Serve, Clock::default()) => started?,
+        () = signals.next() => return Ok(Outcome::Fine),
+    };
+    let ended = tokio::select! {
+        ended = serve(&daemon, &arguments) => ended,
+        () = signals.next() => Ok(Outcome::Fine),
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]); // not under systemd: nobody to tell
+    if let Some(path) = &arguments.ready_file {
+        let _ = std::fs::remove_file(path); // never written or already gone is fine
+    }
+    tokio::select! {
+        stopped = daemon.stop() => stopped?,
+        () = signals.next() => {
+            tracing::warn!("a second signal: leaving at once");
+            std::process::exit(130);
+        }
+    }
+    ended
+}
+
+/// Fills, announces, and waits for the end of a critical part.
+async fn serve(daemon: &Daemon, arguments: &Arguments) -> Result<Outcome> {
+    let story = if arguments.demo { Some(tell(&daemon.env).await?) } else { None };
+    if let Some(path) = arguments.ready_file.clone() {
+        let line = format!("{}\n", ready_line(&daemon.env));
+        blocking(move || files::replace(&path, line.as_bytes(), files::MODE_REPORT)).await?;
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
+    say(block(&daemon.env, story.as_deref()));
+    let why = daemon.fatal().await;
+    eprintln!("echopilot: {why}; stopping");
+    Ok(Outcome::Fatal)
+}
+
+/// Makes the demo's business and says in one sentence what there is now.
+async fn tell(env: &Env) -> Result<String> {
+    let progress = Progress::new("a small business, day by day");
+    let told = demo::seed(env, &|day, days| progress.at(day, days)).await.map_err(|e| e.context("the demo could not be made"))?;
+    drop(progress);
+    Ok(told.to_string())
+}
+
+fn ready_line(env: &Env) -> Json {
+    json!({
+        "pid": std::process::id(),
+        "address": env.server_address().to_string(),
+        "sandbox_address": env.sandbox_address().map(|a| a.to_string()),
+        "dash_key_file": env.secrets().dash_key_file,
+    })
+}
+
+/// The short block on standard output.
+fn block(env: &Env, story: Option<&str>) -> String {
+    let mode = match env.config().provider.mode {
+        ProviderMode::Sandbox => "TEST MODE, built-in sandbox: no money moves".to_owned(),
+        ProviderMode::Test => "TEST MODE, the provider's test data: no money moves".to_owned(),
+        ProviderMode::Live => "LIVE MODE: real money".to_owned(),
+    };
+    let key = match &env.secrets().dash_key_file {
+        Some(path) => format!("in {}", path.display()),
+        None => "from DASHBOARD_KEY".to_owned(),
+    };
+    let mut lines = vec![
+        format!("EchoPilot {} is ready. {mode}", env!("CARGO_PKG_VERSION")),
+        format!("  dashboard  http://{}/", env.server_address()),
+        format!("  key        {key}"),
+    ];
+    lines.extend(env.sandbox_address().map(|address| format!("  sandbox    http://{address}")));
+    lines.extend(story.map(|story| format!("  demo       {story}")));
+    lines.join("\n")
+}
+
+/// The signals that end the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
