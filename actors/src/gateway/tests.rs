@@ -1,10 +1,10 @@
 //! The gateway over real HTTP: a whole daemon in this process on a free port, with the sandbox as provider. What a client may send
 //! that is wrong, late, too much or not allowed, and what it is told.
 
-mod access;
-mod limits;
-mod story;
-mod webhooks;
+mod access_tests;
+mod limits_tests;
+mod story_tests;
+mod webhooks_tests;
 
 use std::{collections::BTreeMap, time::Duration};
 
