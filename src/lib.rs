@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 mod cli;
+mod client;
 
 /// Runs the command line of this process and answers its exit code.
 pub fn main() -> ExitCode {

@@ -158,21 +158,37 @@ pub struct Contents {
 /// Reads the whole archive and checks everything that can be checked without writing: gzip checksums, names, duplicates, limits,
 /// and the manifest if there is one. Errors: `invalid` with reason `archive`, saying which member and why.
 pub fn verify(path: &Path, manifest: Option<&Manifest>) -> Result<Contents> {
-    walk(path, manifest, &mut |_, reader| digest_of(reader, &mut std::io::sink()))
+    verify_watched(path, manifest, &mut || {})
+}
+
+/// `verify`, calling `seen` after each file.
+pub fn verify_watched(path: &Path, manifest: Option<&Manifest>, seen: &mut dyn FnMut()) -> Result<Contents> {
+    walk(path, manifest, &mut |_, reader| {
+        seen();
+        digest_of(reader, &mut std::io::sink())
+    })
 }
 
 /// Restores the archive into `target`, which must not exist or be empty. Everything is verified first; files appear under
 /// `target` only when all of them are written.
 pub fn restore(path: &Path, manifest: Option<&Manifest>, target: &Path) -> Result<Contents> {
+    restore_watched(path, manifest, target, &mut || {})
+}
+
+/// `restore`, calling `seen` twice for each file: when it is verified and when it is written.
+pub fn restore_watched(path: &Path, manifest: Option<&Manifest>, target: &Path, seen: &mut dyn FnMut()) -> Result<Contents> {
     if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::conflict("target_not_empty", format!("{} is not empty: restore into a new folder", target.display())));
     }
-    verify(path, manifest)?;
+    verify_watched(path, manifest, seen)?;
     let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(parent).context(format!("cannot create {}", parent.display()))?;
     let scratch =
         tempfile::Builder::new().prefix(".restore-").suffix(".tmp").tempdir_in(parent).context("cannot create a scratch folder")?;
-    let contents = walk(path, manifest, &mut |member, reader| extract(scratch.path(), member, reader))?;
+    let contents = walk(path, manifest, &mut |member, reader| {
+        seen();
+        extract(scratch.path(), member, reader)
+    })?;
     let _ = fs::remove_dir(target); // empty or absent, as seen above
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o700))?;
     fs::rename(scratch.keep(), target).context(format!("cannot put the files into {}", target.display()))?;

@@ -129,28 +129,27 @@ const SECRET_NAMES: [(&str, &str); 9] = [
 ];
 
 impl Config {
-    /// Lays the sources over each other. `file` is what `--config` named. Errors are `invalid` and name the key, where it was
-    /// set and what would be right.
+    /// Lays the sources over each other. `file` is what `--config` named. Errors are `invalid`, name every key that is wrong, where
+    /// it was set and what would be right.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self> {
         let mut settings: Table = DEFAULTS.parse().map_err(|e| Error::internal(format!("the embedded defaults: {e}")))?;
         let schema = settings.clone();
         let configs = environment.get("ECHOPILOT__PATHS__CONFIGS").map_or_else(|| PathBuf::from("configs"), PathBuf::from);
         let standard = configs.join("echopilot.toml");
-        if standard.exists() {
-            overlay_file(&mut settings, &schema, &standard)?;
+        let mut problems = Vec::new();
+        for file in standard.exists().then_some(standard.as_path()).into_iter().chain(file) {
+            problems.extend(overlay_file(&mut settings, &schema, file)?);
         }
-        if let Some(file) = file {
-            overlay_file(&mut settings, &schema, file)?;
+        let prefixed = environment.iter().filter_map(|(name, text)| {
+            let path = name.strip_prefix("ECHOPILOT__")?.to_lowercase().replace("__", ".");
+            Some((name.as_str(), path, text))
+        });
+        let of_the_seed = SEED_NAMES.iter().filter_map(|(name, path)| Some((*name, (*path).to_owned(), environment.get(*name)?)));
+        for (name, path, text) in prefixed.chain(of_the_seed) {
+            problems.extend(set_text(&mut settings, &schema, &path, text, &format!("environment variable {name}")).err());
         }
-        for (name, text) in environment {
-            if let Some(path) = name.strip_prefix("ECHOPILOT__") {
-                set_text(&mut settings, &schema, &path.to_lowercase().replace("__", "."), text, &format!("environment variable {name}"))?;
-            }
-        }
-        for (name, path) in SEED_NAMES {
-            if let Some(text) = environment.get(name) {
-                set_text(&mut settings, &schema, path, text, &format!("environment variable {name}"))?;
-            }
+        if !problems.is_empty() {
+            return Err(Error::invalid("configuration", problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; ")));
         }
         // A provider key alone means that the provider it belongs to is wanted.
         let chosen = environment.contains_key("STRIPE_MODE") || environment.contains_key("ECHOPILOT__PROVIDER__MODE");
@@ -208,28 +207,33 @@ impl Config {
     }
 }
 
-fn overlay_file(settings: &mut Table, schema: &Table, file: &Path) -> Result<()> {
+/// Lays a file over the settings and answers what is wrong in it; an error if it cannot be read at all.
+fn overlay_file(settings: &mut Table, schema: &Table, file: &Path) -> Result<Vec<Error>> {
     let text = std::fs::read_to_string(file).context(format!("cannot read {}", file.display()))?;
     let table: Table = text
         .parse()
         .map_err(|e: toml::de::Error| Error::invalid("configuration", format!("{}: {}", file.display(), e.to_string().trim())))?;
-    overlay(settings, schema, table, "", &file.display().to_string())
+    let mut problems = Vec::new();
+    overlay(settings, schema, table, "", &file.display().to_string(), &mut problems);
+    Ok(problems)
 }
 
-fn overlay(settings: &mut Table, schema: &Table, over: Table, prefix: &str, origin: &str) -> Result<()> {
+fn overlay(settings: &mut Table, schema: &Table, over: Table, prefix: &str, origin: &str, problems: &mut Vec<Error>) {
     for (key, value) in over {
         let path = format!("{prefix}{key}");
-        let Some(known) = schema.get(&key) else { return Err(unknown_key(&path, origin)) };
+        let Some(known) = schema.get(&key) else {
+            problems.push(unknown_key(&path, origin));
+            continue;
+        };
         match (value, settings.get_mut(&key), known) {
             (Value::Table(inner), Some(Value::Table(target)), Value::Table(schema)) => {
-                overlay(target, schema, inner, &format!("{path}."), origin)?;
+                overlay(target, schema, inner, &format!("{path}."), origin, problems);
             }
             (value, _, _) => {
                 settings.insert(key, value);
             }
         }
     }
-    Ok(())
 }
 
 /// Sets `path` from text, which is read as the type the default has.

@@ -11,6 +11,8 @@ pub(crate) enum Outcome {
     Failed,
     /// A critical part of the daemon could not be kept running.
     Fatal,
+    /// What is wrong was printed; this is its exit code.
+    Error(u8),
 }
 
 impl Outcome {
@@ -23,6 +25,7 @@ impl Outcome {
             Self::Fine => 0,
             Self::Failed => 1,
             Self::Fatal => SOFTWARE,
+            Self::Error(code) => code,
         }
     }
 }
@@ -36,7 +39,7 @@ const CANNOT_CREATE: u8 = 73;
 const IO: u8 = 74;
 const TRY_LATER: u8 = 75;
 const NO_PERMISSION: u8 = 77;
-const CONFIGURATION: u8 = 78;
+pub(crate) const CONFIGURATION: u8 = 78;
 
 /// Reasons that say more than their code.
 const BY_REASON: &[(&str, u8)] = &[

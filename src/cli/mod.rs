@@ -1,9 +1,17 @@
 //! The command line: what there is, and which file does it. `main` loads nothing and prints nothing itself except the one
 //! sentence of an error.
 
+mod backup;
+mod check;
+mod door;
 mod exit;
+mod journal;
+mod keys;
 mod output;
+mod portal_link;
 mod run;
+mod status;
+mod task;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -22,6 +30,9 @@ struct Line {
     /// Settings to lay over configs/echopilot.toml.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -30,6 +41,24 @@ struct Line {
 enum Command {
     /// Run the daemon in the foreground until SIGTERM or Ctrl-C.
     Run(run::Arguments),
+    /// Check configuration, permissions, database, secrets and the provider: what would fail, before it does.
+    Check,
+    /// List the scheduled tasks, run one now, see what ran.
+    #[command(subcommand)]
+    Task(task::Command),
+    /// Make, list, verify and restore archives.
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Show the parts and tasks of the running daemon; the exit code is 1 if something is down.
+    Status,
+    /// Prove that the journal was not tampered with.
+    #[command(subcommand)]
+    Journal(journal::Command),
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Make a signed link to a customer's page.
+    PortalLink(portal_link::Arguments),
 }
 
 /// What every command starts from.
@@ -37,6 +66,8 @@ enum Command {
 pub(crate) struct Invocation {
     pub(crate) config_file: Option<PathBuf>,
     pub(crate) environment: Environment,
+    /// Print JSON instead of text.
+    pub(crate) json: bool,
 }
 
 impl Invocation {
@@ -51,7 +82,7 @@ pub(crate) fn main() -> ExitCode {
     let line = Line::parse();
     let _ = rustls::crypto::ring::default_provider().install_default(); // nothing else installs one this early
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
-    let invocation = Invocation { config_file: line.config, environment };
+    let invocation = Invocation { config_file: line.config, environment, json: line.json };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
@@ -73,6 +104,13 @@ pub(crate) fn main() -> ExitCode {
 async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> {
     match command {
         Command::Run(arguments) => run::run(invocation, arguments).await,
+        Command::Check => check::run(invocation).await,
+        Command::Task(command) => task::run(invocation, command).await,
+        Command::Backup(command) => backup::run(invocation, command).await,
+        Command::Status => status::run(invocation).await,
+        Command::Journal(command) => journal::run(invocation, &command).await,
+        Command::Keys(command) => keys::run(invocation, command).await,
+        Command::PortalLink(arguments) => portal_link::run(invocation, &arguments).await,
     }
 }
 
@@ -84,5 +122,26 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Line::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_are_read_as_the_specification_writes_them() {
+        let parse = |text: &str| Line::try_parse_from(text.split(' '));
+        let run = parse("echopilot run --demo --ready-file /tmp/r --config c.toml").unwrap();
+        assert_eq!(run.config, Some("c.toml".into()));
+        assert_eq!(run.command, Command::Run(run::Arguments { demo: true, ready_file: Some("/tmp/r".into()) }));
+        let restore = parse("echopilot backup restore 2026-01-31 --to out --dry-run --json").unwrap();
+        assert!(restore.json);
+        let expected = backup::Command::Restore { archive: "2026-01-31".into(), to: "out".into(), dry_run: true };
+        assert_eq!(restore.command, Command::Backup(expected));
+        for fine in ["task run payout_recon", "task list", "task next heartbeat -n 3", "backup run", "backup verify 2026-01-31", "status"] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for wrong in ["", "nonsense", "backup restore 2026-01-31", "keys create ci", "keys create ci --scope root", "task run"] {
+            assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
+        }
     }
 }

@@ -99,7 +99,7 @@ impl Progress {
     pub(crate) fn at(&self, done: u64, total: u64) {
         if self.shown {
             const WIDTH: u64 = 30;
-            let filled = if total == 0 { WIDTH } else { (done * WIDTH / total).min(WIDTH) };
+            let filled = (done * WIDTH).checked_div(total).unwrap_or(WIDTH).min(WIDTH);
             let bar: String = (0..WIDTH).map(|i| if i < filled { '#' } else { '.' }).collect();
             let _ = write!(std::io::stderr(), "\r{} [{bar}] {done}/{total}\x1b[K", self.what); // drawing is a courtesy
         }

@@ -398,3 +398,7 @@ pub fn check_integrity(path: &Path) -> Result<()> {
         other => Err(Error::invalid("database_damaged", format!("{}: {}", path.display(), other.unwrap_or("no answer")))),
     }
 }
+/// The number of migrations a database file has seen; the file is only read.
+pub fn schema_version(path: &Path) -> Result<i64> {
+    query(&open_reader(path)?, "PRAGMA user_version", &[])?.first().map_or(Ok(0), |row| row.int(0))
+}

@@ -327,7 +327,7 @@ fn the_last_payment_is_refunded_and_the_refunds_webhook_arrives(daemon: &TestDae
 fn a_lost_webhook_is_named(daemon: &TestDaemon) {
     let state = daemon.chaos(&json!({"drop_webhook": 1}));
     assert_eq!(state["drop_webhook"].as_f64(), Some(1.0), "{state}");
-    let lost = outside_client(daemon, &["pay", "grace@example.com", "7700"]);
+    let lost = outside_client(daemon, &["pay", "grace@example.com", "77000"]);
     let charge = text(&lost["charge"]);
     let unsettled = daemon.task_result("payout_recon");
     assert_named(&unsettled, &charge, "before the payout");

@@ -1,0 +1,195 @@
+//! The way to the work: a running daemon is asked over HTTP; without one the same functions run in this process, under the same
+//! lock on the data directory. Both answer the same JSON. Used by every command that needs the daemon's state.
+
+use std::time::Duration;
+
+use echopilot_actors::{
+    config::{Config, Environment},
+    daemon::{self, Daemon, Mode},
+    env::{Clock, Env, rfc3339},
+    error::{Context as _, Error, Result},
+    logging,
+    operations::{keys, portal_link},
+    store::RunRow,
+    tasks, timer,
+};
+use serde_json::{Value as Json, json};
+
+use super::Invocation;
+use crate::client::{Client, segment};
+
+const LOOK: Duration = Duration::from_millis(50);
+/// Who asks, in the journal.
+const ASKED_BY: &str = "command line";
+
+/// Close it when done: a daemon in this process stops in order.
+#[derive(Debug)]
+pub(crate) enum Door {
+    Daemon(Client),
+    Here(Box<Daemon>),
+}
+
+/// The client of the daemon that serves from this data directory, if one does.
+pub(crate) fn running(config: &Config, environment: &Environment) -> Result<Option<Client>> {
+    let Some(whereabouts) = daemon::running(&config.paths.data) else { return Ok(None) };
+    let file = config.paths.data.join("dash_key");
+    let key = match environment.get("DASHBOARD_KEY").map(|k| k.trim()).filter(|k| !k.is_empty()) {
+        Some(key) => key.to_owned(),
+        None => std::fs::read_to_string(&file)
+            .context(format!("the daemon's key is needed: set DASHBOARD_KEY, or make {} readable", file.display()))?
+            .trim()
+            .to_owned(),
+    };
+    Client::new(whereabouts.address, key).map(Some)
+}
+
+impl Door {
+    /// Errors: `conflict` with reason `data_directory_in_use` if another command is at work.
+    pub(crate) async fn open(invocation: &Invocation) -> Result<Self> {
+        let config = invocation.config()?;
+        if let Some(client) = running(&config, &invocation.environment)? {
+            return Ok(Self::Daemon(client));
+        }
+        logging::start_quiet(&config)?;
+        let daemon = Daemon::start(config, &invocation.environment, Mode::Offline, Clock::default()).await?;
+        Ok(Self::Here(Box::new(daemon)))
+    }
+
+    /// Ends what `open` began and hands the work's result on.
+    pub(crate) async fn close<T>(self, result: Result<T>) -> Result<T> {
+        if let Self::Here(daemon) = self {
+            let stopped = daemon.stop().await;
+            return result.and_then(|value| stopped.map(|()| value));
+        }
+        result
+    }
+
+    /// `{"tasks":[...]}`, each with its `last_run`.
+    pub(crate) async fn tasks(&self) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.get("/api/tasks").await,
+            Self::Here(daemon) => {
+                let last = daemon.env.store().latest_runs().await?;
+                let mut list = Vec::new();
+                for task in timer::list(&daemon.env).await? {
+                    let mut view = serde_json::to_value(&task)?;
+                    view["last_run"] = last.iter().find(|r| r.task == task.name).map_or(Json::Null, run_view);
+                    list.push(view);
+                }
+                Ok(json!({"ok": true, "count": list.len(), "tasks": list, "next": null}))
+            }
+        }
+    }
+
+    /// Runs a task now and waits for its end: the run with its `result`.
+    pub(crate) async fn run_task(&self, task: &str) -> Result<Json> {
+        let run_id = match self {
+            Self::Daemon(client) => {
+                let accepted = client.post(&format!("/api/tasks/{}/run", segment(task)), None).await?;
+                accepted["run_id"].as_str().map(str::to_owned).ok_or_else(|| Error::internal("the daemon's answer has no run_id"))?
+            }
+            Self::Here(daemon) => timer::run_now(&daemon.env, task, ASKED_BY).await?,
+        };
+        loop {
+            let run = match self {
+                Self::Daemon(client) => client.get(&format!("/api/runs/{}", segment(&run_id))).await?,
+                Self::Here(daemon) => whole_run(&daemon.env, &run_id).await?,
+            };
+            if !matches!(run["state"].as_str(), Some("pending" | "running")) {
+                return Ok(run);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// `{"runs":[...]}`, newest first.
+    pub(crate) async fn runs(&self, task: &str, limit: u32) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.get(&format!("/api/tasks/{}/runs?limit={limit}", segment(task))).await,
+            Self::Here(daemon) => {
+                known(task)?;
+                let rows = daemon.env.store().runs(task, 0, limit.into()).await?;
+                Ok(json!({"ok": true, "count": rows.len(), "runs": rows.iter().map(run_view).collect::<Vec<_>>(), "next": null}))
+            }
+        }
+    }
+
+    /// `{"backups":[...]}`, newest first.
+    pub(crate) async fn backups(&self) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.get("/api/backups?limit=100").await,
+            Self::Here(daemon) => {
+                let rows = daemon.env.store().backups(100).await?;
+                let view = |b: &echopilot_actors::store::BackupRow| {
+                    json!({
+                        "date": b.date, "archive": b.archive, "size_bytes": b.size_bytes, "files": b.files, "sha256": b.sha256,
+                        "made_at": rfc3339(b.made_at), "run_id": b.run_id, "proof": b.proof,
+                    })
+                };
+                Ok(json!({"ok": true, "count": rows.len(), "backups": rows.iter().map(view).collect::<Vec<_>>(), "next": null}))
+            }
+        }
+    }
+
+    pub(crate) async fn portal_link(&self, email: &str) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.get(&format!("/api/customer/signed-url/{}", segment(email))).await,
+            Self::Here(daemon) => {
+                let server = &daemon.env.config().server;
+                if server.public_url.is_empty() && server.listen.port() == 0 {
+                    let message = "no daemon runs and server.listen has port 0, so a link would lead nowhere: start the daemon or set server.public_url";
+                    return Err(Error::invalid("configuration", message));
+                }
+                portal_link::mint(&daemon.env, email, ASKED_BY).await
+            }
+        }
+    }
+
+    pub(crate) async fn keys(&self) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.get("/api/keys?limit=100").await,
+            Self::Here(daemon) => {
+                let keys = keys::list(&daemon.env).await?;
+                Ok(json!({"ok": true, "count": keys.len(), "keys": keys, "next": null}))
+            }
+        }
+    }
+
+    pub(crate) async fn create_key(&self, name: &str, scope: &str) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.post("/api/keys", Some(&json!({"name": name, "scope": scope}))).await,
+            Self::Here(daemon) => keys::create(&daemon.env, name, scope, None, ASKED_BY).await,
+        }
+    }
+
+    pub(crate) async fn revoke_key(&self, id: &str) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.post(&format!("/api/keys/{}/revoke", segment(id)), None).await,
+            Self::Here(daemon) => keys::revoke(&daemon.env, id, ASKED_BY).await,
+        }
+    }
+}
+
+/// Errors: `not_found` if the table has no such task.
+pub(crate) fn known(task: &str) -> Result<()> {
+    if tasks::table().iter().any(|t| t.name == task) {
+        Ok(())
+    } else {
+        Err(Error::not_found(format!("there is no task called {task}; `echopilot task list` shows all")))
+    }
+}
+
+async fn whole_run(env: &Env, run_id: &str) -> Result<Json> {
+    let run = env.store().run(run_id).await?.ok_or_else(|| Error::internal("the run is not in the store"))?;
+    let mut view = run_view(&run);
+    view["result"] = run.result.as_deref().map(serde_json::from_str).transpose()?.unwrap_or(Json::Null);
+    Ok(view)
+}
+
+fn run_view(run: &RunRow) -> Json {
+    json!({
+        "run_id": run.run_id, "task": run.task, "slot": rfc3339(run.slot), "state": run.state, "reason": run.reason, "trigger": run.cause,
+        "attempts": run.attempts, "started_at": run.started_at.map(rfc3339), "ended_at": run.ended_at.map(rfc3339), "lag_ms": run.lag_ms,
+        "error": run.error.as_deref().and_then(|e| e.lines().next()),
+    })
+}
