@@ -6,7 +6,6 @@ use std::{
     io::{Read as _, Write as _},
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use secrecy::ExposeSecret as _;
@@ -29,9 +28,6 @@ use crate::{
     supervisor::Supervisor,
     tasks, timer,
 };
-
-const CONNECT: Duration = Duration::from_secs(5);
-const TOTAL: Duration = Duration::from_secs(30);
 
 /// What to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +57,8 @@ impl Daemon {
         for path in [&config.paths.data, &config.paths.logs, &config.paths.backups] {
             usable_directory(path)?;
         }
+        // Secrets and customers' addresses: for the owner alone.
+        std::fs::set_permissions(&config.paths.data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let lock = take_lock(&config.paths.data)?;
         let secrets = Secrets::load(&config, environment)?;
         let listener = if mode == Mode::Serve { Some(bind(config.server.listen, "server.listen").await?) } else { None };
@@ -72,11 +70,9 @@ impl Daemon {
         let server_address = listener.as_ref().map_or(Ok(config.server.listen), tokio::net::TcpListener::local_addr)?;
         let node = files::secret(&config.paths.data.join("node"), "node_")?;
         let store = Store::open(&config.database_path(), &node[..21])?;
-        let http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(TOTAL).build().map_err(Error::internal)?;
+        let http = Client::http_client()?;
         let base_url = sandbox_address.map_or_else(|| config.provider.base_url.clone(), |a| format!("http://{a}"));
-        // A proxy has no business with the loopback address of our own sandbox.
-        let direct = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).timeout(TOTAL).build().map_err(Error::internal)?;
-        let to_provider = if sandbox_address.is_some() { direct } else { http.clone() };
+        let to_provider = if sandbox_address.is_some() { Client::loopback_http_client()? } else { http.clone() };
         let provider = Client::new(&base_url, secrets.provider.expose_secret(), to_provider);
         let sandbox = match sandbox_address {
             Some(_) => {
@@ -139,6 +135,9 @@ impl Daemon {
             let _ = std::fs::remove_file(self.env.data_path("daemon.json")); // a stale one names a process that is gone
         }
         self.supervisor.stop().await;
+        if let Some(sandbox) = self.env.sandbox() {
+            sandbox.close().await?;
+        }
         self.env.store().close().await
     }
 }
@@ -167,9 +166,11 @@ fn children(env: &Env, listener: Option<TcpListener>, sandbox_listener: Option<T
     specs
 }
 
-/// Makes the directory and proves that a file can be written in it. Errors have reason `path`, `permission` or `io`.
+/// Makes the directory if it is not there, and proves that a file can be written in it. Errors have reason `path`, `permission` or `io`.
 pub fn usable_directory(path: &Path) -> Result<()> {
-    let usable = std::fs::create_dir_all(path).and_then(|()| tempfile::tempfile_in(path).map(drop));
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
+    let usable = made.and_then(|()| tempfile::tempfile_in(path).map(drop));
     usable.map_err(|error| {
         let missing = error.kind() == std::io::ErrorKind::NotFound;
         let error = Error::from(error).context(format!("the directory {} cannot be used", path.display()));
@@ -202,7 +203,7 @@ pub fn take_lock(data: &Path) -> Result<File> {
 fn patiently(mut attempt: impl FnMut() -> bool) -> bool {
     (0..10).any(|tries| {
         if tries > 0 {
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
         attempt()
     })

@@ -115,6 +115,13 @@ pub fn random_hex(n: usize) -> String {
     hex(&bytes)
 }
 
+/// A random number from 0 to 1, to spread what would otherwise happen together.
+pub fn random_unit() -> f64 {
+    let mut byte = [0];
+    SystemRandom::new().fill(&mut byte).expect("the system's random generator answers");
+    f64::from(byte[0]) / 255.0
+}
+
 /// Bytes as lowercase hex.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

@@ -49,5 +49,7 @@ pub mod supervisor;
 pub mod task;
 /// [family] One scheduled task per file.
 pub mod tasks;
+#[cfg(test)]
+mod testing;
 /// [actor] What is due and what is running.
 pub mod timer;

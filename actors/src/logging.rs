@@ -28,7 +28,10 @@ pub fn start_quiet(config: &Config) -> Result<()> {
 }
 
 fn start_with(config: &Config, level_for_person: &str) -> Result<()> {
-    let filter = |level: &str| EnvFilter::try_new(level).map_err(|e| Error::invalid("configuration", format!("log.level {level:?}: {e}")));
+    // The actor library's own spans repeat what our `actor` field says.
+    let filter = |level: &str| {
+        EnvFilter::try_new(format!("{level},ractor=warn")).map_err(|e| Error::invalid("configuration", format!("log.level {level:?}: {e}")))
+    };
     let person = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

@@ -348,7 +348,7 @@ fn fail(myself: &ActorRef<Message>, state: &mut State, index: usize, cause: Stri
     if child.window.record(uptime_ms) {
         child.state = "restarting";
         let backoff = Backoff { base_ms: limits.backoff_base_ms, factor: 2, cap_ms: limits.backoff_cap_ms };
-        let delay_ms = if child.streak == 0 { 0 } else { backoff.delay_ms(child.streak, jitter()) };
+        let delay_ms = if child.streak == 0 { 0 } else { backoff.delay_ms(child.streak, crate::files::random_unit()) };
         tracing::warn!(actor = noun, generation, cause, delay_ms, "failed; restarting");
         state.note("actor.failed", noun, serde_json::json!({ "generation": generation, "cause": cause, "restart_in_ms": delay_ms }));
         later(myself, delay_ms, index, generation);
@@ -430,7 +430,128 @@ fn stop_all(state: &mut State, reply: Reply<()>) {
     });
 }
 
-/// 0..1, to spread restarts.
-fn jitter() -> f64 {
-    f64::from(u8::from_str_radix(&crate::files::random_hex(1), 16).unwrap_or(128)) / 255.0
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        actor::Probed,
+        testing::{self, until},
+    };
+
+    /// Counts its lives; `fail_starts` of them fail before they begin.
+    #[derive(Clone, Default)]
+    struct Cat {
+        fail_starts: Arc<std::sync::atomic::AtomicU32>,
+        stops: Arc<std::sync::Mutex<Vec<&'static str>>>,
+        noun: &'static str,
+    }
+
+    struct Ask(Probe, Reply<()>);
+
+    impl Probed for Ask {
+        fn probe(probe: Probe, reply: Reply<()>) -> Self {
+            Self(probe, reply)
+        }
+    }
+
+    impl Actor for Cat {
+        type Msg = Ask;
+        type State = ();
+        type Arguments = Env;
+
+        async fn pre_start(&self, _: ActorRef<Ask>, _: Env) -> Result<(), ActorProcessingErr> {
+            use std::sync::atomic::Ordering::SeqCst;
+            if self.fail_starts.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() { Err("not yet".into()) } else { Ok(()) }
+        }
+
+        async fn handle(&self, _: ActorRef<Ask>, Ask(probe, reply): Ask, (): &mut ()) -> Result<(), ActorProcessingErr> {
+            actor::answer(probe, reply);
+            Ok(())
+        }
+
+        async fn post_stop(&self, _: ActorRef<Ask>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+            self.stops.lock().unwrap().push(self.noun);
+            Ok(())
+        }
+    }
+
+    async fn child(supervisor: &Supervisor, noun: &str) -> ChildStatus {
+        supervisor.status().await.unwrap().into_iter().find(|c| c.name == noun).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_crashed_child_comes_back_alone_and_says_why() {
+        let fixture = testing::fixture("2026-03-01T00:00:00Z");
+        let specs = vec![
+            actor::spec("a", false, || Cat { noun: "a", ..Cat::default() }),
+            actor::spec("b", true, || Cat { noun: "b", ..Cat::default() }),
+        ];
+        let supervisor = Supervisor::start(fixture.env.clone(), specs).await.unwrap();
+        supervisor.drill("a".into()).await.unwrap();
+        until("a runs again", || async { child(&supervisor, "a").await.last_recovery_us.is_some() }).await;
+        let a = child(&supervisor, "a").await;
+        assert_eq!((a.state, a.restarts, a.generation), ("running", 1, 2));
+        assert!(a.last_failure.unwrap().contains("drill"), "the cause is kept");
+        let b = child(&supervisor, "b").await;
+        assert_eq!((b.state, b.restarts, b.generation), ("running", 0, 1));
+        supervisor.probe_critical().await.unwrap();
+        supervisor.stop().await;
+    }
+
+    #[tokio::test]
+    async fn children_stop_in_reverse_order_and_their_ends_are_run() {
+        let fixture = testing::fixture("2026-03-01T00:00:00Z");
+        let stops = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let spec = |noun| {
+            let stops = stops.clone();
+            actor::spec(noun, false, move || Cat { noun, stops: stops.clone(), ..Cat::default() })
+        };
+        let supervisor = Supervisor::start(fixture.env.clone(), vec![spec("one"), spec("two"), spec("three")]).await.unwrap();
+        supervisor.stop().await;
+        assert_eq!(*stops.lock().unwrap(), ["three", "two", "one"]);
+    }
+
+    #[tokio::test]
+    async fn a_child_over_its_budget_is_put_aside_and_the_others_live_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let fixture = testing::reopen(folder, "2026-03-01T00:00:00Z", |config| {
+            config.supervisor.max_restarts = 2;
+            config.supervisor.backoff_base_ms = 1;
+        });
+        let specs = vec![actor::spec("bad", false, Cat::default), actor::spec("good", false, Cat::default)];
+        let supervisor = Supervisor::start(fixture.env.clone(), specs).await.unwrap();
+        for n in 1..=3 {
+            until("it runs", || async { child(&supervisor, "bad").await.state == "running" }).await;
+            supervisor.drill("bad".into()).await.unwrap();
+            until("it failed", || async { child(&supervisor, "bad").await.restarts == n }).await;
+        }
+        assert_eq!(child(&supervisor, "bad").await.state, "quarantined");
+        assert_eq!(child(&supervisor, "good").await.state, "running");
+        supervisor.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_critical_child_over_its_budget_ends_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let fixture = testing::reopen(folder, "2026-03-01T00:00:00Z", |config| config.supervisor.max_restarts = 0);
+        let supervisor = Supervisor::start(fixture.env.clone(), vec![actor::spec("heart", true, Cat::default)]).await.unwrap();
+        supervisor.drill("heart".into()).await.unwrap();
+        assert!(supervisor.fatal().await.contains("heart failed too often"));
+        supervisor.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_restart_that_fails_to_start_counts_and_is_tried_again() {
+        let fixture = testing::fixture("2026-03-01T00:00:00Z");
+        let cat = Cat::default();
+        let fail = cat.fail_starts.clone();
+        let supervisor = Supervisor::start(fixture.env.clone(), vec![actor::spec("cat", false, move || cat.clone())]).await.unwrap();
+        fail.store(2, std::sync::atomic::Ordering::SeqCst);
+        supervisor.drill("cat".into()).await.unwrap();
+        until("it runs again", || async {
+            child(&supervisor, "cat").await.state == "running" && child(&supervisor, "cat").await.restarts == 3
+        })
+        .await;
+        supervisor.stop().await;
+    }
 }

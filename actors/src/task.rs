@@ -175,9 +175,8 @@ async fn attempts(spec: &TaskSpec, run: &Run) -> RunEnd {
             leave_failure(spec, run, &error).await;
             return ended(run, state, attempt, Some(error.message), None);
         }
-        let unit = f64::from(attempt % 7) / 7.0;
         tracing::warn!(task = spec.name, run_id = run.run_id, attempt, %error, "an attempt failed; trying again");
-        tokio::time::sleep(Duration::from_millis(RETRY.delay_ms(attempt, unit))).await;
+        tokio::time::sleep(Duration::from_millis(RETRY.delay_ms(attempt, crate::files::random_unit()))).await;
     }
 }
 
@@ -274,7 +273,11 @@ thread_local! {
 pub fn keep_panics() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        std::panic::set_hook(Box::new(|info| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !tracing::dispatcher::has_been_set() {
+                before(info); // nobody would see the log line
+            }
             let message = info.payload_as_str().unwrap_or("panic without a message");
             let place = info.location().map_or_else(String::new, ToString::to_string);
             tracing::error!(place, "panicked: {message}");

@@ -347,3 +347,180 @@ fn new_run(
         lag_ms: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::schedule::{CatchUp, Schedule},
+        supervisor::Supervisor,
+        task::{Record, Work},
+        testing::{self, Fixture, until},
+    };
+
+    fn task(name: &'static str, work: Work) -> TaskSpec {
+        TaskSpec::new(name, "timer", Schedule::every(60), "A task for a test.").runs(work)
+    }
+
+    async fn start(fixture: &Fixture, table: Vec<TaskSpec>) -> Supervisor {
+        let timer = Timer::new(table);
+        let supervisor = Supervisor::start(fixture.env.clone(), vec![actor::spec(NOUN, true, move || timer.clone())]).await.unwrap();
+        list(&fixture.env).await.unwrap(); // answered after the first look, which sets the marks
+        supervisor
+    }
+
+    /// What became of every slot: (slot, cause, state, reason), oldest first.
+    async fn slots(fixture: &Fixture, task: &str) -> Vec<(String, String, String, Option<String>)> {
+        let mut rows = fixture.env.store().runs(task, 0, 100).await.unwrap();
+        rows.sort_by_key(|r| r.slot);
+        rows.into_iter().map(|r| (rfc3339(r.slot)[11..16].to_owned(), r.cause, r.state, r.reason)).collect()
+    }
+
+    /// Sets the clock and makes the timer look at it.
+    async fn look_at(fixture: &Fixture, now: &str) {
+        fixture.clock.set(now.parse().unwrap());
+        actor::cast(&fixture.env, NOUN, Message::Look);
+        list(&fixture.env).await.unwrap(); // answered after the look
+    }
+
+    async fn all_ended(fixture: &Fixture, task: &'static str, n: usize) {
+        until("every run has ended", || async {
+            let rows = slots(fixture, task).await;
+            rows.len() == n && rows.iter().all(|(_, _, state, _)| state != "running")
+        })
+        .await;
+    }
+
+    fn row(slot: &str, cause: &str, state: &str, reason: Option<&str>) -> (String, String, String, Option<String>) {
+        (slot.into(), cause.into(), state.into(), reason.map(str::to_owned))
+    }
+
+    fn fine(_: Run) -> actor::Boxed<Result<Record>> {
+        Box::pin(async { Ok(Record::new()) })
+    }
+
+    fn panics(_: Run) -> actor::Boxed<Result<Record>> {
+        Box::pin(async { panic!("the ledger is upside down") })
+    }
+
+    fn never_ends(_: Run) -> actor::Boxed<Result<Record>> {
+        Box::pin(std::future::pending())
+    }
+
+    #[tokio::test]
+    async fn every_slot_ends_in_one_state_across_a_time_without_a_daemon() {
+        let fixture = testing::fixture("2026-03-01T10:00:30Z");
+        let supervisor = start(&fixture, vec![task("fine", fine)]).await;
+        look_at(&fixture, "2026-03-01T10:01:00Z").await;
+        all_ended(&fixture, "fine", 1).await;
+        look_at(&fixture, "2026-03-01T10:01:00Z").await; // the same instant again: nothing new
+        supervisor.stop().await;
+        fixture.env.store().close().await.unwrap();
+
+        // Three slots pass unserved; the fourth is on time.
+        let fixture = testing::reopen(fixture.folder, "2026-03-01T10:05:01Z", |_| {});
+        let supervisor = start(&fixture, vec![task("fine", fine)]).await;
+        all_ended(&fixture, "fine", 5).await;
+        let expected = [
+            row("10:01", "schedule", "succeeded", None),
+            row("10:02", "schedule", "missed", None),
+            row("10:03", "schedule", "missed", None),
+            row("10:04", "schedule", "missed", None),
+            row("10:05", "schedule", "succeeded", None),
+        ];
+        assert_eq!(slots(&fixture, "fine").await, expected);
+        // A clock that steps back starts nothing twice.
+        look_at(&fixture, "2026-03-01T10:02:00Z").await;
+        look_at(&fixture, "2026-03-01T10:05:02Z").await;
+        assert_eq!(slots(&fixture, "fine").await, expected);
+        supervisor.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_backlog_of_a_once_task_becomes_one_run() {
+        let once = || {
+            let mut spec = task("fine", fine);
+            spec.catch_up = CatchUp::Once;
+            spec
+        };
+        let fixture = testing::fixture("2026-03-01T10:00:30Z");
+        start(&fixture, vec![once()]).await.stop().await;
+        let fixture = testing::reopen(fixture.folder, "2026-03-01T10:03:40Z", |_| {});
+        let supervisor = start(&fixture, vec![once()]).await;
+        all_ended(&fixture, "fine", 3).await;
+        let expected = [
+            row("10:01", "schedule", "skipped", Some("catch_up")),
+            row("10:02", "schedule", "skipped", Some("catch_up")),
+            row("10:03", "catch_up", "succeeded", None),
+        ];
+        assert_eq!(slots(&fixture, "fine").await, expected);
+        supervisor.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failed_run_with_its_message_and_touches_no_other_task() {
+        let fixture = testing::fixture("2026-03-01T10:00:30Z");
+        let supervisor = start(&fixture, vec![task("panics", panics), task("fine", fine)]).await;
+        look_at(&fixture, "2026-03-01T10:01:00Z").await;
+        all_ended(&fixture, "panics", 1).await;
+        all_ended(&fixture, "fine", 1).await;
+        let run = &fixture.env.store().runs("panics", 0, 1).await.unwrap()[0];
+        assert_eq!(run.state, "failed");
+        let error = run.error.clone().unwrap();
+        assert!(error.contains("the ledger is upside down") && error.contains("timer.rs"), "{error}");
+        assert_eq!(slots(&fixture, "fine").await, [row("10:01", "schedule", "succeeded", None)]);
+        supervisor.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_running_task_is_not_started_again_and_a_stop_cancels_it() {
+        let fixture = testing::fixture("2026-03-01T10:00:30Z");
+        let supervisor = start(&fixture, vec![task("slow", never_ends)]).await;
+        look_at(&fixture, "2026-03-01T10:01:00Z").await;
+        look_at(&fixture, "2026-03-01T10:02:00Z").await;
+        let error = run_now(&fixture.env, "slow", "test").await.unwrap_err();
+        assert_eq!(error.reason, "already_running");
+        assert!(error.extra["run_id"].as_str().unwrap().starts_with("run_"));
+        // A crash of the timer leaves the run alone: its replacement knows it.
+        let before = fixture.env.tree().unwrap().status().await.unwrap()[0].generation;
+        fixture.env.tree().unwrap().drill(NOUN.into()).await.unwrap();
+        until("the timer is back", || async { fixture.env.tree().unwrap().status().await.unwrap()[0].generation > before }).await;
+        look_at(&fixture, "2026-03-01T10:02:30Z").await;
+        let running = row("10:01", "schedule", "running", None);
+        let skipped = row("10:02", "schedule", "skipped", Some("overlap"));
+        assert_eq!(slots(&fixture, "slow").await, [running, skipped.clone()]);
+        supervisor.stop().await;
+        assert_eq!(slots(&fixture, "slow").await, [row("10:01", "schedule", "cancelled", None), skipped]);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_a_dead_process_left_is_ended_at_the_next_start() {
+        let fixture = testing::fixture("2026-03-01T10:00:30Z");
+        let spec = task("slow", never_ends);
+        let row_of_the_dead = new_run(&fixture.env, &spec, fixture.env.now(), "schedule", "running", None);
+        let fact = fixture.env.fact("run.started", "x", json!({}));
+        assert!(fixture.env.store().claim_run(&row_of_the_dead, fact.clone()).await.unwrap());
+        assert!(
+            !fixture.env.store().claim_run(&NewRun { run_id: "run_other".into(), ..row_of_the_dead }, fact).await.unwrap(),
+            "a slot is claimed once"
+        );
+        let fixture = testing::reopen(fixture.folder, "2026-03-01T10:00:40Z", |_| {});
+        let supervisor = start(&fixture, vec![spec]).await;
+        all_ended(&fixture, "slow", 1).await;
+        let run = &fixture.env.store().runs("slow", 0, 1).await.unwrap()[0];
+        assert_eq!((run.state.as_str(), run.error.as_deref()), ("failed", Some("the process ended while it ran")));
+        supervisor.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_planned_task_has_no_slots_and_cannot_be_run() {
+        let fixture = testing::fixture("2026-03-01T10:00:30Z");
+        let planned = TaskSpec::new("planned", "insight", Schedule::every(60), "Not there yet.");
+        let supervisor = start(&fixture, vec![planned]).await;
+        look_at(&fixture, "2026-03-01T10:10:00Z").await;
+        assert_eq!(slots(&fixture, "planned").await, []);
+        assert_eq!(run_now(&fixture.env, "planned", "test").await.unwrap_err().reason, "planned");
+        assert_eq!(list(&fixture.env).await.unwrap()[0].state, "planned");
+        supervisor.stop().await;
+    }
+}

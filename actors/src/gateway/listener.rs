@@ -206,9 +206,10 @@ where
         }
     };
     *started = Instant::now();
-    let Ok(_place) = door.in_flight.try_acquire() else {
+    let place = door.in_flight.try_acquire();
+    if place.is_err() && !is_probe(head.uri.path()) {
         return Err(Error::unavailable("overloaded", "too many requests at once"));
-    };
+    }
     let mut request = hyper::Request::from_parts(head, Full::new(body));
     request.extensions_mut().insert(Peer(address));
     request.extensions_mut().insert(trail);
@@ -262,7 +263,12 @@ async fn fallback(rejection: Rejection) -> std::result::Result<Response, Infalli
 /// Probes of our own health and streams that never end say nothing about the service.
 fn counts(path: &str, response: &Response) -> bool {
     let stream = response.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
-    !stream && !matches!(path, "/healthz" | "/readyz" | "/metrics") && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    !stream && !is_probe(path) && response.status() != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Answered however busy we are: a daemon under load is not dead.
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/metrics")
 }
 
 /// A path that no pattern stands for may hold anything; only short plain ones are named.

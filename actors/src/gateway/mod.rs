@@ -22,8 +22,6 @@ mod route;
 /// The browser's session; the pages ask who is signed in.
 pub mod session;
 mod slo;
-#[cfg(test)]
-mod story_tests;
 mod supervisor;
 mod tasks;
 #[cfg(test)]
@@ -151,8 +149,8 @@ async fn resume_refunds(env: &Env) {
 /// Every endpoint; the busiest areas first, because they are tried in order.
 fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
     any_of([
-        payments::routes(shell),
         slo::routes(shell),
+        payments::routes(shell),
         health::routes(shell),
         insight::routes(shell),
         backup::routes(shell),

@@ -30,6 +30,8 @@ use crate::{
 const REJECTED: usize = 50;
 /// The provider is told to come again rather than wait longer than this for the disk.
 const STORE_TIME: Duration = Duration::from_secs(8);
+/// How long a client waits for the provider, whose own time limits with all retries are longer.
+const PROVIDER_TIME: Duration = Duration::from_secs(25);
 const STATUSES: [&str; 4] = ["received", "processed", "failed", "ignored"];
 
 pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
@@ -145,10 +147,16 @@ async fn refund(call: Call) -> Result<Response> {
     detached(async move { refund_last::refund_last(call.env(), &asked).await }).await
 }
 
-/// What moves money goes on to its end when the client hangs up.
+/// What moves money goes on to its end when the client hangs up or the provider takes too long for an answer.
 async fn detached(work: impl Future<Output = Result<Json>> + Send + 'static) -> Result<Response> {
-    let answer = tokio::spawn(work).await.map_err(|_| Error::internal("the operation panicked; the panic is in the log"))?;
-    answer.map(|body| respond::json(&body))
+    match tokio::time::timeout(PROVIDER_TIME, tokio::spawn(work)).await {
+        Ok(Ok(answer)) => answer.map(|body| respond::json(&body)),
+        Ok(Err(_)) => Err(Error::internal("the operation panicked; the panic is in the log")),
+        Err(_) => {
+            let say = "the provider has not answered yet; the operation goes on, and the same request with the same Idempotency-Key tells its end";
+            Err(Error { retry_after_s: Some(10), ..Error::unavailable("provider_slow", say) })
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::{
 
 use chrono::DateTime;
 use serde_json::{Value as Json, json};
+use tokio::time::Instant;
 
 use super::by_provider;
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How long the provider may take before the local copies are answered.
+/// How long the provider may take for everything before the local copies are answered.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Paid invoices whose refunds the provider is asked about, when no local object tells: the newest ones.
 const ASK_ABOUT: usize = 20;
@@ -30,7 +31,8 @@ pub async fn customer_invoices(env: &Env, email: &str) -> Result<Json> {
     let email = portal::canonical_email(email).map_err(|why| Error::field("email", why))?;
     let livemode = env.config().provider.mode.is_live();
     let known: BTreeSet<String> = env.store().customers_by_email(&email, livemode).await?.into_iter().collect();
-    let asked = tokio::time::timeout(PATIENCE, from_provider(env, &email, raw, &known)).await;
+    let deadline = Instant::now() + PATIENCE;
+    let asked = tokio::time::timeout_at(deadline, from_provider(env, &email, raw, &known)).await;
     let fetched = match asked {
         Ok(Ok(fetched)) => Some(fetched),
         Ok(Err(error)) => {
@@ -50,8 +52,8 @@ pub async fn customer_invoices(env: &Env, email: &str) -> Result<Json> {
     invoices.retain(|_, invoice| shown(invoice));
     let mut views = Vec::new();
     for (id, invoice) in &invoices {
-        let asked_about = if stale { 0 } else { ASK_ABOUT };
-        let refunded = refunded(env, id, invoice, views.len() < asked_about).await?;
+        let ask_until = (!stale && views.len() < ASK_ABOUT).then_some(deadline);
+        let refunded = refunded(env, id, invoice, ask_until).await?;
         views.push((invoice["created"].as_i64().unwrap_or_default(), view(env, invoice, refunded)));
     }
     views.sort_by_key(|(created, _)| std::cmp::Reverse(*created));
@@ -95,16 +97,17 @@ fn shown(invoice: &Json) -> bool {
     invoice["status"].as_str().is_some_and(|s| s != "draft" && s != "deleted")
 }
 
-/// What was given back of an invoice's payments: by the local copies, else (`ask`) by the provider.
-async fn refunded(env: &Env, id: &str, invoice: &Json, ask: bool) -> Result<i64> {
+/// What was given back of an invoice's payments: by the local copies, else by the provider until a deadline.
+async fn refunded(env: &Env, id: &str, invoice: &Json, ask_until: Option<Instant>) -> Result<i64> {
     if invoice["amount_paid"].as_i64().unwrap_or_default() == 0 {
         return Ok(0);
     }
     let rows = env.store().objects_of_parent("invoice_payment", id).await?;
     let mut payments: Vec<Json> = rows.into_iter().map(|row| row.body).collect();
-    if payments.is_empty() && ask {
+    if let (true, Some(deadline)) = (payments.is_empty(), ask_until) {
         // Not knowing shows as nothing refunded; the provider's own page tells the rest.
-        payments = tokio::time::timeout(PATIENCE, env.provider().invoice_payments(id)).await.ok().and_then(Result::ok).unwrap_or_default();
+        let asked = tokio::time::timeout_at(deadline, env.provider().invoice_payments(id)).await;
+        payments = asked.ok().and_then(Result::ok).unwrap_or_default();
     }
     let intents: BTreeSet<&str> = payments.iter().filter_map(|p| p["payment"]["payment_intent"].as_str()).collect();
     let mut total = 0;

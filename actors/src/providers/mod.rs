@@ -9,7 +9,7 @@ pub mod stripe;
 pub use sandbox::{Sandbox, Settings};
 pub use stripe::{Answer, Client, Mode, mode_of_key};
 
-/// The name under which the ledger keeps what Stripe, or the sandbox in its place, reported.
+/// The name in the ledger of everything that speaks Stripe's wire format, the sandbox included.
 pub const STRIPE: &str = "stripe";
 
 /// A payment provider as it appears in configuration, logs and reports.

@@ -133,6 +133,12 @@ impl Engine for Sqlite {
 
     fn close(&self) -> Pending<'_, ()> {
         Box::pin(async move {
+            // Readers first: the last connection to go is the writer's, which then folds the log into the database file.
+            if let Ok(all) = self.permits.acquire_many(u32::try_from(READERS).unwrap_or(1)).await {
+                all.forget();
+                self.permits.close();
+            }
+            lock(&self.readers).clear();
             drop(lock(&self.sender).take());
             let thread = lock(&self.thread).take();
             if let Some(thread) = thread {
@@ -141,7 +147,6 @@ impl Engine for Sqlite {
                     .map_err(Error::internal)?
                     .map_err(|_| Error::internal("the writer thread panicked"))?;
             }
-            lock(&self.readers).clear();
             Ok(())
         })
     }
@@ -332,6 +337,7 @@ impl Chain {
 }
 
 fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection> {
+    restrict(path)?;
     let connection = Connection::open(path).map_err(sql_error)?;
     connection.busy_timeout(Duration::from_secs(5)).map_err(sql_error)?;
     connection
@@ -351,14 +357,14 @@ fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection> {
             .execute_batch(&format!("BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {}; COMMIT;", index + 1))
             .map_err(|e| sql_error(e).context(format!("migration {}", index + 1)))?;
     }
-    restrict(path)?;
     Ok(connection)
 }
 
-/// The database holds customers' addresses: nobody but its owner reads it.
+/// The database holds customers' addresses: nobody but its owner reads it. Its companion files get the mode it has when it is opened.
 fn restrict(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let file = std::fs::File::options().create(true).append(true).mode(0o600).open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     Ok(())
 }
 

@@ -183,7 +183,7 @@ async fn faults_do_what_their_names_say() {
     let movements = s.client.balance_transactions(0, i64::MAX).await.unwrap();
     let figures: Vec<_> = movements.iter().map(|m| (m["amount"].as_i64().unwrap(), m["currency"].as_str().unwrap())).collect();
     assert_eq!(figures, [(30_000, "usd"), (30_000, "usd"), (20_000, "eur"), (9_999, "usd")]);
-    assert_eq!(movements.iter().filter(|m| m["source"] == last["id"]).count(), 1);
+    assert_eq!(movements.iter().filter(|m| m["source"]["id"] == last["id"]).count(), 1);
     s.chaos(json!({"payout_fail": 1})).await;
     s.advance(3).await;
     let payouts = s.payouts().await;

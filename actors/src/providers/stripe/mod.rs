@@ -2,6 +2,8 @@
 //! gateway, the tasks and the demo; the sandbox answers the same requests. Answers are JSON values on purpose: fields come
 //! and go between API versions, and the raw object is what is stored. It never logs or prints the key.
 
+mod calls;
+
 use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
@@ -9,10 +11,13 @@ use reqwest::{
     Method, StatusCode,
     header::{HeaderMap, RETRY_AFTER},
 };
-use ring::rand::SecureRandom as _;
 use serde_json::Value;
 
-use crate::error::{Code, Error, Result};
+use crate::{
+    domain::backoff::Backoff,
+    error::{Code, Error, Result},
+    files,
+};
 
 /// The version every request asks for and every object is modelled after.
 pub const API_VERSION: &str = "2026-10-28.endive";
@@ -23,7 +28,7 @@ const ATTEMPTS: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(30);
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const RETRY: Backoff = Backoff::new(500, 2, 5000);
 /// A `Retry-After` beyond this is for the caller to wait out.
 const LONGEST_RETRY_AFTER_S: u64 = 30;
 /// Pages of one list: a million objects, after which something is wrong.
@@ -89,7 +94,16 @@ impl Client {
 
     /// An HTTP client with the right time limits, to be shared.
     pub fn http_client() -> Result<reqwest::Client> {
-        reqwest::Client::builder()
+        Self::build(reqwest::Client::builder())
+    }
+
+    /// The same without a proxy: one has no business with the loopback address of our own sandbox.
+    pub fn loopback_http_client() -> Result<reqwest::Client> {
+        Self::build(reqwest::Client::builder().no_proxy())
+    }
+
+    fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client> {
+        builder
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
@@ -198,162 +212,6 @@ impl Client {
     }
 }
 
-/// What EchoPilot asks the provider for, by name. Times are Unix seconds, amounts minor units.
-impl Client {
-    /// The provider's clock.
-    pub async fn now(&self) -> Result<DateTime<Utc>> {
-        Ok(self.get("/v1/balance", &[]).await?.provider_now)
-    }
-
-    /// Available and pending, per currency.
-    pub async fn balance(&self) -> Result<Value> {
-        Ok(self.get("/v1/balance", &[]).await?.body)
-    }
-
-    /// All customers with exactly this address; the provider compares case-sensitively and allows several.
-    pub async fn customers_by_email(&self, email: &str) -> Result<Vec<Value>> {
-        self.list_all("/v1/customers", &[("email", email.into())]).await
-    }
-
-    /// A customer of whom only the address is known.
-    pub async fn create_customer(&self, email: &str, key: &str) -> Result<Value> {
-        Ok(self.post("/v1/customers", &[("email", email.into())], key).await?.body)
-    }
-
-    /// Makes a card the one a customer's invoices are paid with; test mode ids such as `pm_card_visa` make a new one.
-    pub async fn attach_payment_method(&self, customer: &str, method: &str, key: &str) -> Result<Value> {
-        let attached = self.post(&format!("/v1/payment_methods/{method}/attach"), &[("customer", customer.into())], key).await?.body;
-        let id = attached["id"].as_str().unwrap_or(method).to_owned();
-        let params = [("invoice_settings[default_payment_method]", id)];
-        self.post(&format!("/v1/customers/{customer}"), &params, &format!("{key}-default")).await?;
-        Ok(attached)
-    }
-
-    /// A draft that waits for its items: nothing is collected on its own.
-    pub async fn create_invoice(&self, customer: &str, currency: &str, description: &str, key: &str) -> Result<Value> {
-        let params = [
-            ("customer", customer.into()),
-            ("currency", currency.into()),
-            ("description", description.into()),
-            ("auto_advance", "false".into()),
-            ("collection_method", "send_invoice".into()),
-            ("days_until_due", "30".into()),
-            ("pending_invoice_items_behavior", "exclude".into()),
-        ];
-        Ok(self.post("/v1/invoices", &params, key).await?.body)
-    }
-
-    pub async fn create_invoice_item(
-        &self,
-        invoice: &str,
-        customer: &str,
-        amount: i64,
-        currency: &str,
-        description: &str,
-        key: &str,
-    ) -> Result<Value> {
-        let params = [
-            ("invoice", invoice.into()),
-            ("customer", customer.into()),
-            ("amount", amount.to_string()),
-            ("currency", currency.into()),
-            ("description", description.into()),
-        ];
-        Ok(self.post("/v1/invoiceitems", &params, key).await?.body)
-    }
-
-    /// Gives a draft its number and its page: status `open`.
-    pub async fn finalize_invoice(&self, id: &str, key: &str) -> Result<Value> {
-        Ok(self.post(&format!("/v1/invoices/{id}/finalize"), &[("auto_advance", "false".into())], key).await?.body)
-    }
-
-    /// `params` may name a `payment_method`; a declined card is `conflict` with reason `card_declined`.
-    pub async fn pay_invoice(&self, id: &str, params: Params<'_>, key: &str) -> Result<Value> {
-        Ok(self.post(&format!("/v1/invoices/{id}/pay"), params, key).await?.body)
-    }
-
-    /// One invoice by its id.
-    pub async fn invoice(&self, id: &str) -> Result<Value> {
-        Ok(self.get(&format!("/v1/invoices/{id}"), &[]).await?.body)
-    }
-
-    /// All of a customer's invoices, newest first, drafts among them.
-    pub async fn invoices_of_customer(&self, customer: &str) -> Result<Vec<Value>> {
-        self.list_all("/v1/invoices", &[("customer", customer.into())]).await
-    }
-
-    /// The payments of an invoice: the only link from it to a payment intent.
-    pub async fn invoice_payments(&self, invoice: &str) -> Result<Vec<Value>> {
-        self.list_all("/v1/invoice_payments", &[("invoice", invoice.into())]).await
-    }
-
-    /// One payment intent by its id; `latest_charge` names its charge.
-    pub async fn payment_intent(&self, id: &str) -> Result<Value> {
-        Ok(self.get(&format!("/v1/payment_intents/{id}"), &[]).await?.body)
-    }
-
-    /// The newest charges, newest first; `limit` from 1 to 100.
-    pub async fn charges(&self, limit: u32) -> Result<Vec<Value>> {
-        let mut page = self.get("/v1/charges", &[("limit", limit.clamp(1, 100).to_string())]).await?.body;
-        match page["data"].take() {
-            Value::Array(charges) => Ok(charges),
-            _ => Err(Error::unavailable("provider_unavailable", "the provider's answer to /v1/charges is not a list")),
-        }
-    }
-
-    /// One charge by its id.
-    pub async fn charge(&self, id: &str) -> Result<Value> {
-        Ok(self.get(&format!("/v1/charges/{id}"), &[]).await?.body)
-    }
-
-    /// `amount` none: all that is left. `reason` is one of the provider's three words.
-    pub async fn create_refund(&self, charge: &str, amount: Option<i64>, reason: Option<&str>, key: &str) -> Result<Answer> {
-        let mut params = vec![("charge", charge.to_owned())];
-        params.extend(amount.map(|a| ("amount", a.to_string())));
-        params.extend(reason.map(|r| ("reason", r.to_owned())));
-        self.post("/v1/refunds", &params, key).await
-    }
-
-    /// All refunds of a charge, newest first.
-    pub async fn refunds_of_charge(&self, charge: &str) -> Result<Vec<Value>> {
-        self.list_all("/v1/refunds", &[("charge", charge.into())]).await
-    }
-
-    /// Payouts created in the window, both ends included.
-    pub async fn payouts(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
-        self.list_all("/v1/payouts", &window(created_gte, created_lte)).await
-    }
-
-    /// The movements of an automatic payout, its own among them.
-    pub async fn balance_transactions_of_payout(&self, payout: &str) -> Result<Vec<Value>> {
-        self.list_all("/v1/balance_transactions", &[("payout", payout.into())]).await
-    }
-
-    /// Movements created in the window, both ends included.
-    pub async fn balance_transactions(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
-        self.list_all("/v1/balance_transactions", &window(created_gte, created_lte)).await
-    }
-
-    /// The movements of one charge, refund, dispute or payout.
-    pub async fn balance_transactions_of_source(&self, source: &str) -> Result<Vec<Value>> {
-        self.list_all("/v1/balance_transactions", &[("source", source.into())]).await
-    }
-
-    /// Disputes created in the window, both ends included.
-    pub async fn disputes(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
-        self.list_all("/v1/disputes", &window(created_gte, created_lte)).await
-    }
-
-    /// Events since then, newest first; the provider keeps them for 30 days.
-    pub async fn events(&self, created_gte: i64) -> Result<Vec<Value>> {
-        self.list_all("/v1/events", &[("created[gte]", created_gte.to_string())]).await
-    }
-}
-
-fn window(gte: i64, lte: i64) -> [(&'static str, String); 2] {
-    [("created[gte]", gte.to_string()), ("created[lte]", lte.to_string())]
-}
-
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|v| v.to_str().ok())
 }
@@ -399,11 +257,7 @@ fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
 
 /// 0.5 s doubled per attempt up to 5 s, half of it random, never less than 0.5 s.
 fn backoff(attempt: u32) -> Duration {
-    let longest = SHORTEST_WAIT.saturating_mul(1 << (attempt - 1).min(8)).min(LONGEST_WAIT);
-    let mut random = [0];
-    // Without random numbers the wait is the longest one.
-    let share = ring::rand::SystemRandom::new().fill(&mut random).map_or(255, |()| u32::from(random[0]));
-    (longest / 2 + longest / 2 * share / 255).max(SHORTEST_WAIT)
+    Duration::from_millis(RETRY.delay_ms(attempt, files::random_unit())).max(SHORTEST_WAIT)
 }
 
 fn provider_error(status: StatusCode, headers: &HeaderMap, body: Option<&Value>, request_id: Option<String>) -> Error {
@@ -486,7 +340,7 @@ mod tests {
     fn waits_stay_between_half_a_second_and_five() {
         for attempt in 1..40 {
             let wait = backoff(attempt);
-            assert!((SHORTEST_WAIT..=LONGEST_WAIT).contains(&wait), "{wait:?}");
+            assert!((SHORTEST_WAIT..=Duration::from_secs(5)).contains(&wait), "{wait:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value as Json, json};
 
-use super::tests::{Running, read};
+use super::{Running, read};
 use crate::operations::refund_last;
 
 async fn invoice(it: &Running, body: &Json) -> Json {

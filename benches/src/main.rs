@@ -1,0 +1,101 @@
+//! Figures as ratios: the daemon against the bare framework in the same run, on the same cores, in turns. Called by
+//! `benches/run` with the path of the daemon's program. Every load is bounded in count; nothing here passes or fails.
+
+mod daemon;
+mod load;
+mod peer;
+
+use std::time::Instant;
+
+use crate::{daemon::Daemon, load::Load};
+
+/// Turns of A B A B; the median of each is quoted.
+const ROUNDS: usize = 5;
+const WEBHOOKS: usize = 4_000;
+const READS: usize = 20_000;
+const CONNECTIONS: usize = 32;
+const CRASHES: usize = 30;
+
+#[tokio::main]
+async fn main() {
+    let program = std::env::args().nth(1).expect("usage: figures PATH-OF-ECHOPILOT");
+    let (daemon, ready_ms) = starts(&program).await;
+    println!("exec to ready                         {ready_ms:>9.1} ms   (median of {ROUNDS} starts, empty directories)");
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await; // let the start-up settle: this is a figure of idleness
+    println!("idle memory (resident)                {:>9.1} MiB", daemon.resident_mib());
+    let cpu = daemon.cpu_seconds();
+    let since = Instant::now();
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    println!(
+        "idle CPU                              {:>9.2} %    of one core",
+        100.0 * (daemon.cpu_seconds() - cpu) / since.elapsed().as_secs_f64()
+    );
+
+    let bare = peer::start().await;
+    ingest(&daemon, bare).await;
+    reads(&daemon, bare).await;
+    recoveries(&daemon).await;
+    println!("memory after the load (resident)      {:>9.1} MiB", daemon.resident_mib());
+    daemon.stop().await;
+}
+
+async fn starts(program: &str) -> (Daemon, f64) {
+    let mut times = Vec::new();
+    let mut last: Option<Daemon> = None;
+    for _ in 0..ROUNDS {
+        if let Some(daemon) = last.take() {
+            daemon.stop().await;
+        }
+        let start = Instant::now();
+        let daemon = Daemon::start(program).await;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        last = Some(daemon);
+    }
+    (last.expect("at least one round"), median(times))
+}
+
+async fn ingest(daemon: &Daemon, bare: std::net::SocketAddr) {
+    let (mut ours, mut theirs, mut p99) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let requests = daemon.signed_webhooks(round, WEBHOOKS);
+        theirs.push(Load::run(bare, CONNECTIONS, &requests).await.per_second);
+        let load = Load::run(daemon.address, CONNECTIONS, &requests).await;
+        assert_eq!(load.refused, 0, "a webhook was refused");
+        ours.push(load.per_second);
+        p99.push(load.p99_ms);
+    }
+    print_pair("webhook ingest, durable before 200", "bare framework, 200 to the same body", ours, theirs);
+    println!("  p99 of an acknowledgement           {:>9.2} ms   ({CONNECTIONS} connections, {WEBHOOKS} a round)", median(p99));
+}
+
+async fn reads(daemon: &Daemon, bare: std::net::SocketAddr) {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        theirs.push(Load::run(bare, CONNECTIONS, &vec![peer::get("/static"); READS]).await.per_second);
+        let load = Load::run(daemon.address, CONNECTIONS, &vec![daemon.get("/api/slo/status"); READS]).await;
+        assert_eq!(load.refused, 0, "a read was refused");
+        ours.push(load.per_second);
+    }
+    print_pair("GET /api/slo/status through the actor", "bare framework, static JSON", ours, theirs);
+}
+
+async fn recoveries(daemon: &Daemon) {
+    let mut times = Vec::new();
+    for _ in 0..CRASHES {
+        times.push(daemon.crash_and_recover("slo").await);
+    }
+    println!("panic to the replacement's answer     {:>9.0} us   (median of {CRASHES}, as the supervisor measured it)", median(times));
+}
+
+fn print_pair(ours_name: &str, theirs_name: &str, ours: Vec<f64>, theirs: Vec<f64>) {
+    let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
+    let (low, high) = ratios.iter().fold((f64::MAX, 0.0_f64), |(low, high), r| (low.min(*r), high.max(*r)));
+    let (ours, theirs) = (median(ours), median(theirs));
+    println!("{ours_name:<38}{ours:>9.0} /s");
+    println!("  {theirs_name:<36}{theirs:>9.0} /s   ratio {:.3} ({low:.3} to {high:.3})", median(ratios));
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
