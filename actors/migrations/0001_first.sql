@@ -19,6 +19,7 @@ CREATE TABLE provider_object (
   PRIMARY KEY (kind, id));
 CREATE INDEX provider_object_email ON provider_object (email) WHERE email IS NOT NULL;
 CREATE INDEX provider_object_customer ON provider_object (kind, customer);
+CREATE INDEX provider_object_parent ON provider_object (kind, parent) WHERE parent IS NOT NULL;
 
 -- The business's own ledger: append-only; amounts are signed minor units of `currency`.
 CREATE TABLE ledger (

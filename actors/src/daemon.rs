@@ -19,7 +19,7 @@ use crate::{
     config::{Config, Environment, ProviderMode, Secrets},
     env::{Clock, Env, Parts},
     error::{Context as _, Error, Result},
-    files, ingest, insight,
+    files, gateway, ingest, insight,
     providers::{
         sandbox::{Sandbox, Settings},
         stripe::Client,
@@ -99,7 +99,7 @@ impl Daemon {
             server_address,
             sandbox_address,
         });
-        let children = children(listener, sandbox_listener);
+        let children = children(&env, listener, sandbox_listener);
         let supervisor = match Supervisor::start(env.clone(), children).await {
             Ok(supervisor) => supervisor,
             Err(error) => {
@@ -144,7 +144,7 @@ impl Daemon {
 }
 
 /// Every child, in the order of starting; producers of work last.
-fn children(listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>) -> Vec<ChildSpec> {
+fn children(env: &Env, listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>) -> Vec<ChildSpec> {
     let mut specs = Vec::new();
     if let Some(listener) = sandbox_listener {
         let server = sandbox::SandboxServer::new(Arc::new(listener));
@@ -160,7 +160,10 @@ fn children(listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>
         actor::spec(ingest::NOUN, true, || ingest::Ingest),
         actor::spec(timer::NOUN, true, move || schedule.clone()),
     ]);
-    let _ = listener;
+    if let Some(listener) = listener {
+        let server = gateway::Gateway::new(env, listener);
+        specs.push(actor::spec(gateway::NOUN, true, move || server.clone()));
+    }
     specs
 }
 

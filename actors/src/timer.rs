@@ -33,6 +33,7 @@ pub enum Message {
     Ended { run_id: String },
     RunNow { task: String, asked_by: String, reply: Reply<String> },
     List(Reply<Vec<TaskInfo>>),
+    Next { task: String, count: usize, reply: Reply<Vec<String>> },
     Probe(Probe, Reply<()>),
 }
 
@@ -54,6 +55,8 @@ pub struct TaskInfo {
     pub next: Option<String>,
     /// The run going on, if one is.
     pub run_id: Option<String>,
+    /// The file under `logs/` that holds the latest record.
+    pub report: Option<&'static str>,
 }
 
 /// Starts a run by hand. Answers its run id once it is durable. Errors: `not_found`, `conflict` with reason `planned` or
@@ -64,6 +67,11 @@ pub async fn run_now(env: &Env, task: &str, asked_by: &str) -> Result<String> {
 
 pub async fn list(env: &Env) -> Result<Vec<TaskInfo>> {
     actor::call(env, NOUN, timeout(env), Message::List).await
+}
+
+/// The next due times of a task, RFC 3339; none while it is planned or nothing is scheduled. Errors: `not_found`.
+pub async fn next(env: &Env, task: &str, count: usize) -> Result<Vec<String>> {
+    actor::call(env, NOUN, timeout(env), |reply| Message::Next { task: task.to_owned(), count, reply }).await
 }
 
 fn timeout(env: &Env) -> Duration {
@@ -122,6 +130,7 @@ impl Actor for Timer {
             Message::Ended { run_id } => drop(self.running().remove(&run_id)),
             Message::RunNow { task, asked_by, reply } => actor::respond(reply, self.run_by_hand(state, &task, asked_by).await),
             Message::List(reply) => actor::respond(reply, Ok(self.infos(state))),
+            Message::Next { task, count, reply } => actor::respond(reply, self.next_slots(state, &task, count)),
             Message::Probe(probe, reply) => actor::answer(probe, reply),
         }
         Ok(())
@@ -262,6 +271,15 @@ impl Timer {
         wait.clamp(Duration::from_millis(1), LOOK_AT_LEAST)
     }
 
+    fn next_slots(&self, state: &State, task: &str, count: usize) -> Result<Vec<String>> {
+        let spec = self.table.iter().find(|s| s.name == task).ok_or_else(|| Error::not_found(format!("there is no task called {task}")))?;
+        if spec.work.is_none() || !state.env.config().timer.enabled {
+            return Ok(Vec::new());
+        }
+        let slots = std::iter::successors(Some(spec.schedule.next_after(state.env.now())), |slot| Some(spec.schedule.next_after(*slot)));
+        Ok(slots.take(count).map(rfc3339).collect())
+    }
+
     fn infos(&self, state: &State) -> Vec<TaskInfo> {
         let now = state.env.now();
         let info = |spec: &TaskSpec| {
@@ -281,6 +299,7 @@ impl Timer {
                 },
                 next: (!planned && state.env.config().timer.enabled).then(|| rfc3339(spec.schedule.next_after(now))),
                 run_id,
+                report: spec.latest,
             }
         };
         self.table.iter().map(info).collect()

@@ -27,6 +27,7 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The reason as a log field and in the list of refused deliveries.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "signature_missing",

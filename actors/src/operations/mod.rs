@@ -1,9 +1,35 @@
 //! What an operator can do, one operation per file: called by the gateway and the command line alike. An operation has no state of its
 //! own; what must not be lost is in the store before anybody outside is asked.
 
+/// A test invoice, finalized and not paid.
+pub mod create_invoice;
 /// A few weeks of a small business in the sandbox.
 pub mod demo;
+/// A customer's invoices, over all customers with that address.
+pub mod invoices;
 /// API keys.
 pub mod keys;
 /// Signed links to the customer's page.
 pub mod portal_link;
+/// Refunds the newest payment, in test mode.
+pub mod refund_last;
+
+use crate::error::{Code, Error};
+
+/// The provider's failure as ours: what it refused is not the caller's mistake. A conflict stays one, because it tells the state of an object.
+fn by_provider(error: Error) -> Error {
+    match error.code {
+        Code::Conflict | Code::Internal => error,
+        Code::Unavailable => Error { reason: "provider_unavailable".into(), ..error },
+        Code::Limited => Error { code: Code::Unavailable, reason: "provider_limited".into(), ..error },
+        _ => {
+            let reason = error.reason.to_string();
+            Error { code: Code::Unavailable, reason: "provider_refused".into(), field: None, ..error }.with("provider_reason", reason)
+        }
+    }
+}
+
+/// A digest of what was asked, to tell a repetition of a request from another one under the same key.
+fn fingerprint(asked: &serde_json::Value) -> String {
+    crate::files::hex(ring::digest::digest(&ring::digest::SHA256, asked.to_string().as_bytes()).as_ref())
+}

@@ -9,6 +9,9 @@ pub mod stripe;
 pub use sandbox::{Sandbox, Settings};
 pub use stripe::{Answer, Client, Mode, mode_of_key};
 
+/// The name under which the ledger keeps what Stripe, or the sandbox in its place, reported.
+pub const STRIPE: &str = "stripe";
+
 /// A payment provider as it appears in configuration, logs and reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Provider {
@@ -23,6 +26,3 @@ pub const PROVIDERS: &[Provider] = &[
     Provider { name: "sandbox", about: "Built in, persistent, with a virtual clock; no money moves.", can_be_live: false },
     Provider { name: "stripe", about: "Stripe, by a secret or restricted key in test or live mode.", can_be_live: true },
 ];
-
-/// Stripe's name in the ledger; the sandbox speaks its wire format.
-pub const STRIPE: &str = "stripe";

@@ -58,8 +58,10 @@ pub struct Answer {
     pub replayed: bool,
 }
 
+/// Form fields in order; nested names are written out, as in `created[gte]`.
 pub type Params<'a> = &'a [(&'a str, String)];
 
+/// A handle for one base URL and key; cheap to clone. `http` must have been built after a TLS provider was installed.
 #[derive(Clone)]
 pub struct Client {
     base: Arc<str>,
@@ -95,10 +97,12 @@ impl Client {
             .map_err(|e| Error::internal(format!("the HTTP client cannot be built: {e}")))
     }
 
+    /// Of this client's key.
     pub fn mode(&self) -> Option<Mode> {
         mode_of_key(&self.key)
     }
 
+    /// A read: tried again on lost connections, 409, 429 and 5xx. `path` begins with `/v1/`.
     pub async fn get(&self, path: &str, params: Params<'_>) -> Result<Answer> {
         self.call(Method::GET, path, params, None).await
     }
@@ -201,6 +205,7 @@ impl Client {
         Ok(self.get("/v1/balance", &[]).await?.provider_now)
     }
 
+    /// Available and pending, per currency.
     pub async fn balance(&self) -> Result<Value> {
         Ok(self.get("/v1/balance", &[]).await?.body)
     }
@@ -210,6 +215,7 @@ impl Client {
         self.list_all("/v1/customers", &[("email", email.into())]).await
     }
 
+    /// A customer of whom only the address is known.
     pub async fn create_customer(&self, email: &str, key: &str) -> Result<Value> {
         Ok(self.post("/v1/customers", &[("email", email.into())], key).await?.body)
     }
@@ -256,26 +262,32 @@ impl Client {
         Ok(self.post("/v1/invoiceitems", &params, key).await?.body)
     }
 
+    /// Gives a draft its number and its page: status `open`.
     pub async fn finalize_invoice(&self, id: &str, key: &str) -> Result<Value> {
         Ok(self.post(&format!("/v1/invoices/{id}/finalize"), &[("auto_advance", "false".into())], key).await?.body)
     }
 
+    /// `params` may name a `payment_method`; a declined card is `conflict` with reason `card_declined`.
     pub async fn pay_invoice(&self, id: &str, params: Params<'_>, key: &str) -> Result<Value> {
         Ok(self.post(&format!("/v1/invoices/{id}/pay"), params, key).await?.body)
     }
 
+    /// One invoice by its id.
     pub async fn invoice(&self, id: &str) -> Result<Value> {
         Ok(self.get(&format!("/v1/invoices/{id}"), &[]).await?.body)
     }
 
+    /// All of a customer's invoices, newest first, drafts among them.
     pub async fn invoices_of_customer(&self, customer: &str) -> Result<Vec<Value>> {
         self.list_all("/v1/invoices", &[("customer", customer.into())]).await
     }
 
+    /// The payments of an invoice: the only link from it to a payment intent.
     pub async fn invoice_payments(&self, invoice: &str) -> Result<Vec<Value>> {
         self.list_all("/v1/invoice_payments", &[("invoice", invoice.into())]).await
     }
 
+    /// One payment intent by its id; `latest_charge` names its charge.
     pub async fn payment_intent(&self, id: &str) -> Result<Value> {
         Ok(self.get(&format!("/v1/payment_intents/{id}"), &[]).await?.body)
     }
@@ -289,6 +301,7 @@ impl Client {
         }
     }
 
+    /// One charge by its id.
     pub async fn charge(&self, id: &str) -> Result<Value> {
         Ok(self.get(&format!("/v1/charges/{id}"), &[]).await?.body)
     }
@@ -301,10 +314,12 @@ impl Client {
         self.post("/v1/refunds", &params, key).await
     }
 
+    /// All refunds of a charge, newest first.
     pub async fn refunds_of_charge(&self, charge: &str) -> Result<Vec<Value>> {
         self.list_all("/v1/refunds", &[("charge", charge.into())]).await
     }
 
+    /// Payouts created in the window, both ends included.
     pub async fn payouts(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
         self.list_all("/v1/payouts", &window(created_gte, created_lte)).await
     }
@@ -314,14 +329,17 @@ impl Client {
         self.list_all("/v1/balance_transactions", &[("payout", payout.into())]).await
     }
 
+    /// Movements created in the window, both ends included.
     pub async fn balance_transactions(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
         self.list_all("/v1/balance_transactions", &window(created_gte, created_lte)).await
     }
 
+    /// The movements of one charge, refund, dispute or payout.
     pub async fn balance_transactions_of_source(&self, source: &str) -> Result<Vec<Value>> {
         self.list_all("/v1/balance_transactions", &[("source", source.into())]).await
     }
 
+    /// Disputes created in the window, both ends included.
     pub async fn disputes(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
         self.list_all("/v1/disputes", &window(created_gte, created_lte)).await
     }

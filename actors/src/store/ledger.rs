@@ -78,6 +78,12 @@ impl Store {
         self.engine.read(sql, vec![kind.into(), customer.into()]).await?.iter().map(object_row).collect()
     }
 
+    /// Objects of one kind under another object: the charges of a payment intent, the payments of an invoice.
+    pub async fn objects_of_parent(&self, kind: &str, parent: &str) -> Result<Vec<ObjectRow>> {
+        let sql = "SELECT id, status, parent, created, body FROM provider_object WHERE kind = ?1 AND parent = ?2 ORDER BY created DESC, id DESC LIMIT 1000";
+        self.engine.read(sql, vec![kind.into(), parent.into()]).await?.iter().map(object_row).collect()
+    }
+
     pub async fn object(&self, kind: &str, id: &str) -> Result<Option<ObjectRow>> {
         let sql = "SELECT id, status, parent, created, body FROM provider_object WHERE kind = ?1 AND id = ?2";
         self.engine.read(sql, vec![kind.into(), id.into()]).await?.first().map(object_row).transpose()

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::domain::money;
 
-pub(super) async fn create_product(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
+pub(super) fn create_product(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
     p.only(&["name", "active", "description", "metadata", "images", "statement_descriptor", "unit_label", "url"])?;
     let mut body = json!({
         "id": Kind::Product.new_id(), "object": "product", "active": p.boolean("active")?.unwrap_or(true), "created": tx.now,
@@ -64,7 +64,7 @@ pub(super) async fn create_price(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
     }
     let product = match (p.text("product"), p.sub("product_data")) {
         (Some(id), None) => tx.need(Kind::Product, id, "product").await?,
-        (None, Some(data)) => create_product(tx, data).await?,
+        (None, Some(data)) => create_product(tx, data)?,
         _ => return Err(Failure::missing_parameter("product")),
     };
     let recurring = match p.sub("recurring") {

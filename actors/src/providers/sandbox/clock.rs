@@ -63,7 +63,7 @@ impl Inner {
         for row in rows {
             let body = row.json(0)?;
             match Kind::of_id(super::documents::id_of(&body)) {
-                Some(Kind::Payout) => payouts::proceed(tx, body).await?,
+                Some(Kind::Payout) => payouts::proceed(tx, body),
                 Some(Kind::BalanceTransaction) => {
                     payouts::settle(tx, body.clone());
                     settled.push(body);

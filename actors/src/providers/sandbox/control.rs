@@ -133,9 +133,8 @@ async fn change_chaos(inner: &Inner, body: &Json) -> Result<Json> {
 
 async fn dispute(inner: &Inner, body: &Json) -> Result<Json> {
     let charge = body["charge"].as_str().ok_or_else(|| Error::field("charge", "charge is missing"))?;
-    let outcome = match body["outcome"].as_str().unwrap_or("open") {
-        outcome @ ("open" | "won" | "lost") => outcome,
-        _ => return Err(Error::field("outcome", "outcome must be open, won or lost")),
+    let outcome @ ("open" | "won" | "lost") = body["outcome"].as_str().unwrap_or("open") else {
+        return Err(Error::field("outcome", "outcome must be open, won or lost"));
     };
     inner.catch_up().await?;
     let mut tx = inner.begin(Origin::default()).await;

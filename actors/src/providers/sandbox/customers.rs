@@ -212,7 +212,7 @@ fn attach_to(tx: &mut Tx<'_>, method: &mut Json, customer: &str) -> Api<()> {
     Ok(())
 }
 
-pub(super) async fn create_method(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
+pub(super) fn create_method(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
     p.only(&["type", "card", "billing_details", "metadata", "allow_redisplay"])?;
     if p.required("type")? != "card" {
         return Err(Failure::parameter("payment_method_unsupported_type", "type", "Only the payment method type card exists here."));

@@ -73,24 +73,25 @@ fn content(invoice: &Json, notice: Option<&str>) -> String {
     let currency = invoice["currency"].as_str().unwrap_or_default();
     let amount = |value: &Json| money::display(value.as_i64().unwrap_or_default(), currency);
     let text = |name: &str| escape(invoice[name].as_str().unwrap_or_default());
-    let mut html = format!("<p class=test>TEST MODE</p><h1>Invoice {}</h1>", text("number"));
-    if let Some(notice) = notice {
-        html += &format!("<p role=alert>{}</p>", escape(notice));
-    }
-    html += &format!("<p>For {} · <strong>{}</strong></p><p>{}</p><table>", text("customer_email"), text("status"), text("description"));
-    for line in invoice["lines"]["data"].as_array().into_iter().flatten() {
-        let description = escape(line["description"].as_str().unwrap_or("Item"));
-        html += &format!("<tr><td>{description}</td><td>{}</td></tr>", amount(&line["amount"]));
-    }
-    html += &format!("<tr><th>Amount due</th><th>{}</th></tr></table>", amount(&invoice["amount_remaining"]));
-    if invoice["status"] == "open" {
+    let notice = notice.map(|n| format!("<p role=alert>{}</p>", escape(n))).unwrap_or_default();
+    let row = |line: &Json| {
+        format!("<tr><td>{}</td><td>{}</td></tr>", escape(line["description"].as_str().unwrap_or("Item")), amount(&line["amount"]))
+    };
+    let rows: Vec<String> = invoice["lines"]["data"].as_array().into_iter().flatten().map(row).collect();
+    let (number, email, status, description) = (text("number"), text("customer_email"), text("status"), text("description"));
+    let (due, rows) = (amount(&invoice["amount_remaining"]), rows.concat());
+    let button = if invoice["status"] == "open" {
         let id = escape(id_of(invoice));
-        html += &format!(
-            "<form method=post action=\"/invoice/{id}/pay\"><button>Pay {}</button></form><p>Pays with a test card; no money moves.</p>",
-            amount(&invoice["amount_remaining"])
-        );
-    }
-    html
+        format!(
+            "<form method=post action=\"/invoice/{id}/pay\"><button>Pay {due}</button></form><p>Pays with a test card; no money moves.</p>"
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "<p class=test>TEST MODE</p><h1>Invoice {number}</h1>{notice}<p>For {email} · <strong>{status}</strong></p><p>{description}</p>\
+         <table>{rows}<tr><th>Amount due</th><th>{due}</th></tr></table>{button}"
+    )
 }
 
 fn page(status: u16, title: &str, content: &str) -> Response<Bytes> {

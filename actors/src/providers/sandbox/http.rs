@@ -1,4 +1,4 @@
-//! The sandbox's front door: connections, keys, idempotency, injected faults, headers, and the table of `/v1` endpoints.
+//! The sandbox's front door: connections, keys, idempotency, injected faults and headers.
 //! Every request is served by one unit of work that commits before it is answered.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -16,20 +16,19 @@ use warp::{
 };
 
 use super::{
-    Inner, catalog, clock, control,
+    Inner, clock, control,
     control::take,
-    customers,
-    documents::{Kind, Origin, Tx, public},
+    documents::{Origin, Tx},
     failure::{Api, Failure},
     form::{self, Params},
-    hosted, invoice_items, invoices, lists, payments, payouts, refunds, webhooks,
+    hosted, lists, routes,
 };
 use crate::error::Result;
 
 const BODY_LIMIT: usize = 1 << 20;
 const CONNECTIONS: usize = 512;
 /// Also the time a kept-alive connection may idle.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+const HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Serves connections until dropped; those it opened go with it.
 pub(super) async fn accept(inner: Arc<Inner>, listener: &tokio::net::TcpListener) {
@@ -255,7 +254,7 @@ async fn work(inner: &Inner, request: &Request, path: &[&str], id: &str, key: Op
         return Ok(answer);
     }
     let method = request.method.as_str();
-    let mut result = dispatch(&mut tx, method, path, &request.path, Params::new(&params)).await;
+    let mut result = routes::dispatch(&mut tx, method, path, &request.path, Params::new(&params)).await;
     if let Ok(body) = result {
         result = lists::expand(&tx, body, Params::new(&params)).await;
     }
@@ -288,7 +287,7 @@ async fn work(inner: &Inner, request: &Request, path: &[&str], id: &str, key: Op
 
 fn fingerprint(request: &Request, params: &Json) -> String {
     let text = format!("{} {} {params}", request.method, request.path);
-    digest::digest(&digest::SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    super::hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
 }
 
 /// The stored answer of an idempotency key, for 24 hours of virtual time.
@@ -310,90 +309,6 @@ async fn replay(tx: &Tx<'_>, key: &str, fingerprint: &str) -> Api<Option<Answer>
     Ok(Some(answer?))
 }
 
-/// The collections that can be listed and read one by one.
-fn collection(name: &str) -> Option<Kind> {
-    Some(match name {
-        "customers" => Kind::Customer,
-        "payment_methods" => Kind::PaymentMethod,
-        "products" => Kind::Product,
-        "prices" => Kind::Price,
-        "invoiceitems" => Kind::InvoiceItem,
-        "invoices" => Kind::Invoice,
-        "invoice_payments" => Kind::InvoicePayment,
-        "payment_intents" => Kind::PaymentIntent,
-        "charges" => Kind::Charge,
-        "refunds" => Kind::Refund,
-        "balance_transactions" => Kind::BalanceTransaction,
-        "payouts" => Kind::Payout,
-        "disputes" => Kind::Dispute,
-        "events" => Kind::Event,
-        "webhook_endpoints" => Kind::WebhookEndpoint,
-        _ => return None,
-    })
-}
-
-async fn dispatch(tx: &mut Tx<'_>, method: &str, path: &[&str], url: &str, p: Params<'_>) -> Api<Json> {
-    let body = match (method, path) {
-        ("GET", ["balance"]) => payouts::balance(tx, &[]).await?,
-        ("GET", ["balance", "history"]) => return lists::list(tx, Kind::BalanceTransaction, "/v1/balance/history", p).await,
-        ("GET", ["customers", id, "payment_methods"]) => {
-            let tree = json!({ "customer": id, "limit": p.text("limit"), "starting_after": p.text("starting_after") });
-            return lists::list(tx, Kind::PaymentMethod, url, Params::new(&tree)).await;
-        }
-        ("GET", ["invoices", id, "lines"]) => return lists::lines(tx, id, p).await,
-        ("GET", [name]) => match collection(name) {
-            Some(kind) => return lists::list(tx, kind, url, p).await,
-            None => return Err(Failure::unknown_url(method, url)),
-        },
-        ("GET", [name, id]) => match collection(name) {
-            Some(kind) => {
-                p.only(&[])?;
-                tx.need(kind, id, "id").await?
-            }
-            None => return Err(Failure::unknown_url(method, url)),
-        },
-        ("POST", _) => post(tx, path, url, p).await?,
-        ("DELETE", ["customers", id]) => customers::delete(tx, id).await?,
-        ("DELETE", ["invoiceitems", id]) => invoice_items::delete(tx, id).await?,
-        ("DELETE", ["invoices", id]) => invoices::delete(tx, id).await?,
-        ("DELETE", ["webhook_endpoints", id]) => webhooks::delete(tx, id).await?,
-        _ => return Err(Failure::unknown_url(method, url)),
-    };
-    Ok(public(body, &tx.base()))
-}
-
-async fn post(tx: &mut Tx<'_>, path: &[&str], url: &str, p: Params<'_>) -> Api<Json> {
-    match path {
-        ["customers"] => customers::create(tx, p).await,
-        ["customers", id] => customers::update(tx, id, p).await,
-        ["payment_methods"] => customers::create_method(tx, p).await,
-        ["payment_methods", id, "attach"] => customers::attach_method(tx, id, p).await,
-        ["payment_methods", id, "detach"] => customers::detach_method(tx, id).await,
-        ["products"] => catalog::create_product(tx, p).await,
-        ["products", id] => catalog::update_product(tx, id, p).await,
-        ["prices"] => catalog::create_price(tx, p).await,
-        ["prices", id] => catalog::update_price(tx, id, p).await,
-        ["invoiceitems"] => invoice_items::create(tx, p).await,
-        ["invoices"] => invoices::create(tx, p).await,
-        ["invoices", id] => invoices::update(tx, id, p).await,
-        ["invoices", id, "finalize"] => invoices::finalize(tx, id, p).await,
-        ["invoices", id, "pay"] => invoices::pay(tx, id, p).await,
-        ["invoices", id, "send"] => invoices::send(tx, id).await,
-        ["invoices", id, "void"] => invoices::void(tx, id).await,
-        ["invoices", id, "mark_uncollectible"] => invoices::mark_uncollectible(tx, id).await,
-        ["payment_intents"] => payments::create_intent(tx, p).await,
-        ["payment_intents", id, "confirm"] => payments::confirm_intent(tx, id, p).await,
-        ["payment_intents", id, "capture"] => payments::capture_intent(tx, id, p).await,
-        ["payment_intents", id, "cancel"] => payments::cancel_intent(tx, id, p).await,
-        ["charges"] => payments::create_charge(tx, p).await,
-        ["refunds"] => refunds::create(tx, p).await,
-        ["refunds", id] => refunds::update(tx, id, p).await,
-        ["webhook_endpoints"] => webhooks::create(tx, p).await,
-        ["webhook_endpoints", id] => webhooks::update(tx, id, p).await,
-        _ => Err(Failure::unknown_url("POST", url)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -403,12 +318,5 @@ mod tests {
         assert_eq!(decode_base64("c2tfdGVzdF9hYmM6").as_deref(), Some("sk_test_abc:"));
         assert_eq!(decode_base64("YTpi").as_deref(), Some("a:b"));
         assert_eq!(decode_base64("!"), None);
-    }
-
-    #[test]
-    fn every_kind_has_its_collection_and_its_own_prefix() {
-        for kind in ["customers", "invoices", "events", "webhook_endpoints", "balance_transactions"].map(|c| collection(c).expect(c)) {
-            assert_eq!(Kind::of_id(&kind.new_id()), Some(kind));
-        }
     }
 }

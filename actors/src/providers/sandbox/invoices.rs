@@ -10,8 +10,9 @@ use super::{
     documents::{Kind, Query, Tx, id_of},
     failure::{Api, Failure},
     form::Params,
-    invoice_items, payments,
+    invoice_items, payments, shapes,
 };
+use crate::domain::money;
 
 /// A draft that advances automatically is finalized after this time.
 const DRAFT_S: i64 = 3600;
@@ -45,7 +46,7 @@ pub(super) async fn create(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
         (false, None) => customer["currency"].as_str().unwrap_or("usd").to_owned(),
     };
     let id = Kind::Invoice.new_id();
-    let mut body = blank(&id, tx.now, &customer, &currency);
+    let mut body = shapes::invoice(&id, tx.now, &customer, &currency);
     change(tx, &mut body, p).await?;
     for mut item in pending.into_iter().filter(|item| item["currency"] == currency.as_str()) {
         invoice_items::attach(&mut item, &mut body);
@@ -56,80 +57,6 @@ pub(super) async fn create(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
     tx.emit("invoice.created", &body, None);
     Ok(body)
 }
-
-fn blank(id: &str, now: i64, customer: &Json, currency: &str) -> Json {
-    let mut body = json!({
-        "id": id, "object": "invoice", "account_country": "US", "account_name": "EchoPilot sandbox", "attempted": false, "auto_advance": false,
-        "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null, "provider": null, "status": null },
-        "billing_reason": "manual", "collection_method": "charge_automatically", "created": now, "currency": currency,
-        "customer": customer["id"], "customer_address": customer["address"], "customer_email": customer["email"],
-        "customer_name": customer["name"], "customer_phone": customer["phone"], "customer_shipping": customer["shipping"],
-        "customer_tax_exempt": customer["tax_exempt"], "issuer": { "account": null, "type": "self" },
-        "lines": { "object": "list", "data": [], "has_more": false, "url": format!("/v1/invoices/{id}/lines") },
-        "livemode": false, "metadata": {}, "period_end": now, "period_start": now, "status": "draft",
-        "payment_settings": { "default_mandate": null, "payment_method_options": null, "payment_method_types": null },
-        "status_transitions": { "finalized_at": null, "marked_uncollectible_at": null, "paid_at": null, "voided_at": null },
-    });
-    for name in NOTHING {
-        body[*name] = Json::Null;
-    }
-    for name in EMPTY {
-        body[*name] = json!([]);
-    }
-    for name in ZERO {
-        body[*name] = 0.into();
-    }
-    body
-}
-
-/// Members of an invoice that are null, an empty list or 0 until something happens, or always here.
-const NOTHING: &[&str] = &[
-    "account_tax_ids",
-    "application",
-    "automatically_finalizes_at",
-    "custom_fields",
-    "default_payment_method",
-    "default_source",
-    "description",
-    "due_date",
-    "effective_at",
-    "ending_balance",
-    "footer",
-    "from_invoice",
-    "hosted_invoice_url",
-    "invoice_pdf",
-    "last_finalization_error",
-    "latest_revision",
-    "next_payment_attempt",
-    "number",
-    "on_behalf_of",
-    "parent",
-    "receipt_number",
-    "rendering",
-    "shipping_cost",
-    "shipping_details",
-    "statement_descriptor",
-    "test_clock",
-    "webhooks_delivered_at",
-];
-const EMPTY: &[&str] =
-    &["customer_tax_ids", "default_tax_rates", "discounts", "total_discount_amounts", "total_pretax_credit_amounts", "total_taxes"];
-const ZERO: &[&str] = &[
-    "amount_due",
-    "amount_overpaid",
-    "amount_paid",
-    "amount_paid_off_stripe",
-    "amount_remaining",
-    "amount_shipping",
-    "attempt_count",
-    "post_payment_credit_notes_amount",
-    "pre_payment_credit_notes_amount",
-    "starting_balance",
-    "subtotal",
-    "subtotal_excluding_tax",
-    "total",
-    "total_excluding_tax",
-];
 
 /// What a draft can be told at creation and later.
 async fn change(tx: &mut Tx<'_>, body: &mut Json, p: Params<'_>) -> Api<()> {
@@ -248,6 +175,11 @@ pub(super) async fn finalize(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Js
 
 /// Gives the invoice its number and its page, and a payment intent if there is something to pay.
 async fn finalize_draft(tx: &mut Tx<'_>, mut invoice: Json) -> Api<Json> {
+    let amount = invoice["amount_due"].as_i64().unwrap_or_default();
+    let currency = invoice["currency"].as_str().unwrap_or_default().to_owned();
+    if amount > 0 && amount < money::minimum_charge(&currency) {
+        return Err(Failure::refused(Some("amount_too_small"), "The invoice's amount is below the smallest that can be charged."));
+    }
     let customer = invoice["customer"].as_str().unwrap_or_default().to_owned();
     let mut customer = customers::living(tx, &customer, "customer").await?;
     let sequence = customer["next_invoice_sequence"].as_i64().unwrap_or(1);
@@ -262,13 +194,8 @@ async fn finalize_draft(tx: &mut Tx<'_>, mut invoice: Json) -> Api<Json> {
     (invoice["automatically_finalizes_at"], invoice["_due"]) = (Json::Null, Json::Null);
     invoice["status_transitions"]["finalized_at"] = tx.now.into();
     invoice["hosted_invoice_url"] = format!("/invoice/{}", id_of(&invoice)).into();
-    let amount = invoice["amount_due"].as_i64().unwrap_or_default();
-    let currency = invoice["currency"].as_str().unwrap_or_default().to_owned();
     if amount > 0 {
-        if amount < crate::domain::money::minimum_charge(&currency) {
-            return Err(Failure::refused(Some("amount_too_small"), "The invoice's amount is below the smallest that can be charged."));
-        }
-        let mut intent = payments::intent(tx.now, amount, &currency, invoice["customer"].clone());
+        let mut intent = shapes::intent(tx.now, amount, &currency, invoice["customer"].clone());
         intent["description"] = invoice["description"].clone();
         tx.put(intent.clone());
         tx.put(json!({

@@ -198,13 +198,12 @@ async fn step(tx: &Tx<'_>, answer: &mut Json, place: &str, name: &str, path: &st
     let cannot = || Failure::parameter("parameter_invalid_string", "expand", format!("This property cannot be expanded ({path})."));
     let Some(node) = answer.pointer(place).filter(|n| n.is_object()) else { return Ok(()) };
     let here = format!("{place}/{name}");
-    let found = match node.get(name) {
-        Some(value) => value.clone(),
-        None => {
-            let included = included(tx, node, name).await?.ok_or_else(cannot)?;
-            answer.pointer_mut(place).expect("it was there above")[name] = included.clone();
-            included
-        }
+    let found = if let Some(value) = node.get(name) {
+        value.clone()
+    } else {
+        let included = included(tx, node, name).await?.ok_or_else(cannot)?;
+        answer.pointer_mut(place).expect("it was there above")[name] = included.clone();
+        included
     };
     match found {
         Json::Array(items) => next.extend((0..items.len()).map(|i| format!("{here}/{i}"))),

@@ -19,13 +19,16 @@ mod invoices;
 mod lists;
 mod payments;
 mod payouts;
+mod query;
 mod refunds;
+mod routes;
+mod shapes;
 #[cfg(test)]
 mod tests;
 mod webhooks;
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
@@ -245,6 +248,14 @@ impl Sandbox {
         state.endpoints = Arc::new(self.inner.load_endpoints().await?);
         Ok(())
     }
+}
+
+/// Lowercase hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("writing to a String cannot fail");
+        hex
+    })
 }
 
 /// Letters and digits nobody can guess.

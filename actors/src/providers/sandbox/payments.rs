@@ -12,6 +12,7 @@ use super::{
     form::Params,
     invoices,
     payouts::{self, Movement},
+    shapes,
 };
 use crate::domain::money;
 
@@ -84,7 +85,7 @@ pub(super) async fn create_intent(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
         Some(id) => customers::living(tx, id, "customer").await?["id"].clone(),
         None => Json::Null,
     };
-    let mut body = intent(tx.now, amount, &currency, customer);
+    let mut body = shapes::intent(tx.now, amount, &currency, customer);
     body["capture_method"] = p.choice("capture_method", &["automatic", "automatic_async", "manual"])?.unwrap_or("automatic_async").into();
     p.copy_texts(&mut body, &["description", "receipt_email", "statement_descriptor"]);
     p.merge_metadata(&mut body);
@@ -102,48 +103,6 @@ pub(super) async fn create_intent(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
     }
     Ok(body)
 }
-
-pub(super) fn intent(now: i64, amount: i64, currency: &str, customer: Json) -> Json {
-    let id = Kind::PaymentIntent.new_id();
-    let mut body = json!({
-        "client_secret": format!("{id}_secret_{}", super::random_text(25)),
-        "id": id, "object": "payment_intent", "amount": amount, "amount_capturable": 0, "amount_details": { "tip": {} },
-        "amount_received": 0, "capture_method": "automatic_async", "confirmation_method": "automatic", "created": now,
-        "currency": currency, "customer": customer, "livemode": false, "metadata": {},
-        "payment_method_types": ["card"], "status": "requires_payment_method",
-    });
-    for name in NOT_OF_AN_INTENT {
-        body[*name] = Json::Null;
-    }
-    body
-}
-
-/// Members of a payment intent that are null until something happens, or always here.
-const NOT_OF_AN_INTENT: &[&str] = &[
-    "application",
-    "application_fee_amount",
-    "automatic_payment_methods",
-    "canceled_at",
-    "cancellation_reason",
-    "description",
-    "last_payment_error",
-    "latest_charge",
-    "next_action",
-    "on_behalf_of",
-    "payment_method",
-    "payment_method_options",
-    "payment_record",
-    "processing",
-    "receipt_email",
-    "review",
-    "setup_future_usage",
-    "shipping",
-    "source",
-    "statement_descriptor",
-    "statement_descriptor_suffix",
-    "transfer_data",
-    "transfer_group",
-];
 
 fn unexpected_state(intent: &Json, doing: &str) -> Box<Failure> {
     let status = intent["status"].as_str().unwrap_or_default();
@@ -173,7 +132,7 @@ pub(super) async fn confirm_intent(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> 
 /// Charges the intent's payment method. A decline leaves a failed charge and the intent waiting for another card.
 pub(super) async fn confirm(tx: &mut Tx<'_>, mut intent: Json) -> Api<Json> {
     let method = tx.need(Kind::PaymentMethod, intent["payment_method"].as_str().unwrap_or_default(), "payment_method").await?;
-    let mut charge = charge(tx.now, &intent, &method);
+    let mut charge = shapes::charge(tx.now, &intent, &method);
     intent["latest_charge"] = charge["id"].clone();
     if let Some(code) = method["_decline"].as_str() {
         return Err(decline(tx, intent, charge, &method, code).await?);
@@ -252,62 +211,6 @@ fn take_money(tx: &mut Tx<'_>, charge: &mut Json) {
     charge["balance_transaction"] = payouts::book(tx, &movement);
 }
 
-fn charge(now: i64, intent: &Json, method: &Json) -> Json {
-    let mut body = json!({
-        "id": Kind::Charge.new_id(), "object": "charge", "amount": intent["amount"], "amount_captured": intent["amount"],
-        "amount_refunded": 0, "billing_details": method["billing_details"], "calculated_statement_descriptor": "ECHOPILOT SANDBOX",
-        "captured": true, "created": now, "currency": intent["currency"], "customer": intent["customer"],
-        "description": intent["description"], "disputed": false, "fraud_details": {}, "livemode": false, "metadata": intent["metadata"],
-        "outcome": { "advice_code": null, "network_advice_code": null, "network_decline_code": null, "network_status": "approved_by_network",
-                     "reason": null, "risk_level": "normal", "risk_score": 12, "rule": null, "seller_message": "Payment complete.", "type": "authorized" },
-        "paid": true, "payment_intent": intent["id"], "payment_method": method["id"],
-        "payment_method_details": details(intent, &method["card"]),
-        "radar_options": {}, "receipt_email": intent["receipt_email"], "refunded": false,
-        "statement_descriptor": intent["statement_descriptor"], "status": "succeeded",
-    });
-    for name in NOT_OF_A_CHARGE {
-        body[*name] = Json::Null;
-    }
-    body
-}
-
-/// How the charge was paid.
-fn details(intent: &Json, card: &Json) -> Json {
-    json!({
-        "card": {
-            "amount_authorized": intent["amount"], "authorization_code": null, "brand": card["brand"], "checks": card["checks"],
-            "country": card["country"], "exp_month": card["exp_month"], "exp_year": card["exp_year"], "fingerprint": card["fingerprint"],
-            "funding": card["funding"], "installments": null, "last4": card["last4"], "mandate": null, "network": card["brand"],
-            "network_token": { "used": false }, "network_transaction_id": null, "regulated_status": "unregulated",
-            "setup_credential_usage": null, "stored_credential_usage": null,
-            "three_d_secure": null, "wallet": null,
-        },
-        "type": "card",
-    })
-}
-
-/// Members of a charge that are null until something happens, or always here.
-const NOT_OF_A_CHARGE: &[&str] = &[
-    "application",
-    "application_fee",
-    "application_fee_amount",
-    "balance_transaction",
-    "failure_balance_transaction",
-    "failure_code",
-    "failure_message",
-    "on_behalf_of",
-    "receipt_number",
-    "receipt_url",
-    "review",
-    "shipping",
-    "source",
-    "source_transfer",
-    "statement_descriptor_suffix",
-    "transfer",
-    "transfer_data",
-    "transfer_group",
-];
-
 pub(super) async fn capture_intent(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {
     p.only(&["amount_to_capture", "metadata"])?;
     let mut intent = tx.need(Kind::PaymentIntent, id, "id").await?;
@@ -368,10 +271,10 @@ pub(super) async fn create_charge(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
         None => Json::Null,
     };
     let method = customers::method(tx, p.required("source")?, "source").await?;
-    let mut order = intent(tx.now, amount, &currency, customer);
+    let mut order = shapes::intent(tx.now, amount, &currency, customer);
     p.copy_texts(&mut order, &["description", "receipt_email", "statement_descriptor"]);
     p.merge_metadata(&mut order);
-    let mut charge = charge(tx.now, &order, &method);
+    let mut charge = shapes::charge(tx.now, &order, &method);
     charge["payment_intent"] = Json::Null;
     if let Some(code) = method["_decline"].as_str() {
         let message = customers::decline_message(code);

@@ -114,12 +114,12 @@ fn create(tx: &mut Tx<'_>, currency: &str, sum: i64, members: &[&Json]) {
 }
 
 /// The next step of a payout: to the bank, then arrived or returned.
-pub(super) async fn proceed(tx: &mut Tx<'_>, mut payout: Json) -> Result<()> {
+pub(super) fn proceed(tx: &mut Tx<'_>, mut payout: Json) {
     if payout["status"] == "pending" {
         (payout["status"], payout["_due"]) = ("in_transit".into(), payout["arrival_date"].clone());
         tx.put(payout.clone());
         tx.emit("payout.updated", &payout, Some(json!({ "status": "pending" })));
-        return Ok(());
+        return;
     }
     (payout["_due"], payout["reconciliation_status"]) = (Json::Null, "completed".into());
     if take(&mut tx.chaos.payout_fail) {
@@ -147,7 +147,6 @@ pub(super) async fn proceed(tx: &mut Tx<'_>, mut payout: Json) -> Result<()> {
         tx.emit("payout.paid", &payout, None);
     }
     tx.emit("payout.reconciliation_completed", &payout, None);
-    Ok(())
 }
 
 /// `GET /v1/balance`: per currency, what is available and what is still pending. `settled` are movements that have become
@@ -172,7 +171,8 @@ pub(super) async fn balance(tx: &Tx<'_>, settled: &[Json]) -> Result<Json> {
         *pending.entry(currency.to_owned()).or_insert(0) -= net;
     }
     if available.is_empty() {
-        (available.insert("usd".into(), 0), pending.insert("usd".into(), 0));
+        available.insert("usd".into(), 0);
+        pending.insert("usd".into(), 0);
     }
     let list = |amounts: std::collections::BTreeMap<String, i64>| -> Json {
         amounts

@@ -18,7 +18,7 @@ const RETRY_AFTER_S: [i64; 3] = [10, 300, 3600];
 const ROLL_S: i64 = 86_400;
 const BATCH: i64 = 200;
 
-pub(super) async fn create(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
+pub(super) fn create(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
     p.only(&["url", "enabled_events", "api_version", "description", "metadata", "connect"])?;
     let url = valid_url(p.required("url")?)?;
     let events = p.list("enabled_events");

@@ -1,0 +1,376 @@
+//! Refunds the newest captured payment and only that one, in test mode. Called by the gateway and the command line. The intent is
+//! durable before the provider is asked and its id is the provider's idempotency key, so that neither a double click nor a
+//! crash refunds twice; `resume_open_intents` finishes what a crash left open.
+
+use serde_json::{Value as Json, json};
+
+use super::{by_provider, fingerprint};
+use crate::{
+    env::{Env, rfc3339},
+    error::{Code, Error, Result},
+    providers::Mode,
+    store::RefundIntent,
+};
+
+const OPERATION: &str = "refund_last";
+/// The provider's words for why.
+const REASONS: [&str; 3] = ["duplicate", "fraudulent", "requested_by_customer"];
+/// How many of the newest charges are looked at: with that many failed ones before it, a payment is not "the last" any more.
+const LOOK_AT: u32 = 100;
+
+/// What a caller asks for. All but `asked_by` may be left out.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// `ch_...` or `pi_...`: refuse if the newest payment is another one.
+    pub expected_payment_id: Option<String>,
+    pub amount_minor: Option<i64>,
+    /// `duplicate`, `fraudulent` or `requested_by_customer`.
+    pub reason: Option<String>,
+    pub idempotency_key: Option<String>,
+    pub asked_by: String,
+}
+
+impl Asked {
+    /// Reads the members of a request body; anything of the wrong kind is named.
+    pub fn from_json(body: &Json, idempotency_key: Option<String>, asked_by: &str) -> Result<Self> {
+        let text = |name: &'static str| match &body[name] {
+            Json::Null => Ok(None),
+            Json::String(text) => Ok(Some(text.clone())),
+            _ => Err(Error::field(name, format!("{name} must be a text"))),
+        };
+        let amount_minor = match &body["amount_minor"] {
+            Json::Null => None,
+            value => Some(
+                value
+                    .as_i64()
+                    .filter(|a| *a > 0)
+                    .ok_or_else(|| Error::field("amount_minor", "amount_minor must be a whole number above 0"))?,
+            ),
+        };
+        let asked = Self {
+            expected_payment_id: text("expected_payment_id")?,
+            amount_minor,
+            reason: text("reason")?,
+            idempotency_key,
+            asked_by: asked_by.to_owned(),
+        };
+        if asked.reason.as_deref().is_some_and(|r| !REASONS.contains(&r)) {
+            return Err(Error::field("reason", format!("reason is one of {}", REASONS.join(", "))));
+        }
+        let payment = |id: &str| ["ch_", "py_", "pi_"].iter().any(|p| id.len() > p.len() && id.starts_with(p));
+        if asked.expected_payment_id.as_deref().is_some_and(|id| !payment(id)) {
+            return Err(Error::field("expected_payment_id", "expected_payment_id is a charge (ch_...) or a payment intent (pi_...)"));
+        }
+        Ok(asked)
+    }
+
+    fn fingerprint(&self) -> String {
+        fingerprint(&json!([self.expected_payment_id, self.amount_minor, self.reason]))
+    }
+}
+
+/// Refunds the newest payment: `{"ok","refund_id","payment_id","amount_minor","currency","status","replayed"}`. Errors: `forbidden`
+/// `live_mode`; `conflict` `nothing_to_refund`, `payment_changed`, `idempotency_key_reused`; `invalid` naming a field;
+/// `unavailable` `provider_*`, after which the same request is safe to repeat.
+pub async fn refund_last(env: &Env, asked: &Asked) -> Result<Json> {
+    test_mode(env)?;
+    let Some(key) = &asked.idempotency_key else { return refund(env, asked).await };
+    let store = env.store();
+    if let Some(before) = store.take_key(OPERATION, key, &asked.fingerprint(), env.now()).await? {
+        if before.request != asked.fingerprint() {
+            return Err(Error::conflict("idempotency_key_reused", "this Idempotency-Key was used for another request"));
+        }
+        if let Some(answer) = before.answer {
+            return Ok(replayed(answer));
+        }
+        // The first request has not ended or was cut off: its intent, if it came so far, is carried on under the same key.
+        if let Some(intent) = store.refund_intent_by_caller_key(key).await? {
+            return carry_on(env, &intent, &asked.asked_by).await.map(replayed);
+        }
+    }
+    let result = refund(env, asked).await;
+    match &result {
+        Ok(answer) => store.keep_answer(OPERATION, key, answer).await?,
+        // Nothing happened and the key may be used again; an unknown outcome keeps it.
+        Err(error) if error.code != Code::Unavailable => store.free_key(OPERATION, key).await?,
+        Err(_) => {}
+    }
+    result
+}
+
+/// Three guards, of which each would do: the mode, the key's kind, and later the charge's own `livemode`.
+fn test_mode(env: &Env) -> Result<()> {
+    if env.config().provider.mode.is_live() || env.provider().mode() != Some(Mode::Test) { Err(live()) } else { Ok(()) }
+}
+
+fn live() -> Error {
+    Error::forbidden("live_mode", "refund-last works in test mode only")
+}
+
+fn nothing(why: &str) -> Error {
+    Error::conflict("nothing_to_refund", why)
+}
+
+async fn refund(env: &Env, asked: &Asked) -> Result<Json> {
+    let charges = env.provider().charges(LOOK_AT).await.map_err(by_provider)?;
+    let charge = newest(&charges).ok_or_else(|| nothing("there is no captured payment"))?;
+    let intent = decide(charge, asked)?;
+    let (store, now) = (env.store(), env.now());
+    let data = json!({
+        "charge": intent.charge, "amount_minor": intent.amount, "currency": intent.currency, "reason": intent.reason, "asked_by": asked.asked_by,
+    });
+    if store.insert_refund_intent(&intent, now, env.fact("refund.intent", &intent.id, data)).await? {
+        return finish(env, &intent, &asked.asked_by).await;
+    }
+    match store.refund_intent(&intent.id).await? {
+        Some(before) => carry_on(env, &before, &asked.asked_by).await.map(replayed),
+        None => Err(Error::conflict("idempotency_key_reused", "this Idempotency-Key belongs to the refund of another payment")),
+    }
+}
+
+/// The newest captured payment, whatever became of it since; the provider's order decides within a second.
+fn newest(charges: &[Json]) -> Option<&Json> {
+    let paid = charges.iter().filter(|c| c["status"] == "succeeded" && c["captured"] == true);
+    paid.reduce(|best, c| if c["created"].as_i64() > best["created"].as_i64() { c } else { best })
+}
+
+/// What is to be refunded of this charge, or why nothing is.
+fn decide(charge: &Json, asked: &Asked) -> Result<RefundIntent> {
+    let text = |name: &str| charge[name].as_str().map(str::to_owned);
+    let (id, payment_intent) = (text("id").unwrap_or_default(), text("payment_intent"));
+    if charge["livemode"] != false {
+        return Err(live());
+    }
+    if let Some(expected) = &asked.expected_payment_id
+        && *expected != id
+        && Some(expected) != payment_intent.as_ref()
+    {
+        return Err(Error::conflict("payment_changed", "the newest payment is another one now").with("payment_id", id));
+    }
+    let number = |name: &str| charge[name].as_i64().unwrap_or_default();
+    let captured = charge["amount_captured"].as_i64().unwrap_or_else(|| number("amount"));
+    let (refunded, left) = (number("amount_refunded"), captured - number("amount_refunded"));
+    if charge["disputed"] == true {
+        return Err(nothing("the newest payment is disputed").with("payment_id", id));
+    }
+    if charge["refunded"] == true || left <= 0 {
+        return Err(nothing("the newest payment is refunded already").with("payment_id", id));
+    }
+    let amount = asked.amount_minor.unwrap_or(left);
+    if amount > left {
+        return Err(Error::field("amount_minor", format!("only {left} of this payment is left to refund")).with("payment_id", id));
+    }
+    if amount < left && asked.idempotency_key.is_none() {
+        return Err(Error::field("Idempotency-Key", "a partial refund needs an Idempotency-Key: its repetition would refund more"));
+    }
+    Ok(RefundIntent {
+        id: format!("ep-refund-{id}-{refunded}-{amount}"),
+        caller_key: asked.idempotency_key.clone(),
+        charge: id,
+        payment_intent,
+        amount,
+        currency: text("currency").unwrap_or_default(),
+        reason: asked.reason.clone(),
+        state: "intended".to_owned(),
+        refund_id: None,
+        answer: None,
+    })
+}
+
+/// What an intent of an earlier request came to, or its end if it has none yet.
+async fn carry_on(env: &Env, intent: &RefundIntent, asked_by: &str) -> Result<Json> {
+    match &intent.answer {
+        Some(answer) if answer["ok"] == true => Ok(answer.clone()),
+        _ => finish(env, intent, asked_by).await,
+    }
+}
+
+/// Asks the provider and writes down what came of it.
+async fn finish(env: &Env, intent: &RefundIntent, asked_by: &str) -> Result<Json> {
+    match env.provider().create_refund(&intent.charge, Some(intent.amount), intent.reason.as_deref(), &intent.id).await {
+        Ok(answer) => succeeded(env, intent, &answer.body, answer.replayed, asked_by).await,
+        Err(error) => Err(failed(env, intent, error, asked_by).await?),
+    }
+}
+
+async fn succeeded(env: &Env, intent: &RefundIntent, refund: &Json, again: bool, asked_by: &str) -> Result<Json> {
+    let status = refund["status"].as_str().unwrap_or("pending");
+    let state = match status {
+        "succeeded" => "succeeded",
+        "failed" | "canceled" => "failed",
+        _ => "pending",
+    };
+    let refund_id = refund["id"].as_str().unwrap_or_default();
+    let answer = json!({
+        "ok": true, "refund_id": refund_id, "payment_id": intent.charge, "amount_minor": refund["amount"].as_i64().unwrap_or(intent.amount),
+        "currency": intent.currency, "status": status, "replayed": again,
+    });
+    let fact = env.fact("refund.result", &intent.id, json!({"refund_id": refund_id, "status": status, "amount_minor": intent.amount}));
+    env.store().end_refund_intent(&intent.id, state, Some(refund_id), &answer, env.now(), fact).await?;
+    log(env, intent, asked_by, &answer).await;
+    Ok(answer)
+}
+
+/// Writes a refusal down; after a lost answer the intent stays open, because nobody knows.
+async fn failed(env: &Env, intent: &RefundIntent, error: Error, asked_by: &str) -> Result<Error> {
+    let unknown = error.is_retryable() || error.reason == "idempotency_key_in_use";
+    let error = translated(error);
+    let line = json!({"ok": false, "error": error.message, "reason": error.reason, "outcome_known": !unknown});
+    if !unknown {
+        let fact = env.fact("refund.result", &intent.id, line.clone());
+        env.store().end_refund_intent(&intent.id, "failed", None, &line, env.now(), fact).await?;
+    }
+    log(env, intent, asked_by, &line).await;
+    Ok(error)
+}
+
+fn translated(error: Error) -> Error {
+    let settled = ["charge_already_refunded", "charge_disputed", "refund_disputed_payment", "charge_not_refundable"];
+    let reason = error.reason.to_string();
+    if settled.contains(&reason.as_str()) {
+        nothing("the provider says that this payment cannot be refunded any more").with("provider_reason", reason)
+    } else if reason == "idempotency_key_in_use" {
+        Error::conflict("refund_running", "this refund is being made")
+    } else {
+        by_provider(error)
+    }
+}
+
+/// One line of `logs/refunds.log`. The refund is in the store and the journal by now: a full disk must not make it look failed.
+async fn log(env: &Env, intent: &RefundIntent, asked_by: &str, outcome: &Json) {
+    let mut line = json!({
+        "ts": rfc3339(env.now()), "ok": outcome["ok"], "refund_id": outcome["refund_id"], "payment_id": intent.charge,
+        "amount_minor": intent.amount, "currency": intent.currency, "status": outcome["status"], "reason": intent.reason, "asked_by": asked_by,
+    });
+    if outcome["ok"] == false {
+        line["error"] = outcome["error"].clone();
+        line["outcome_known"] = outcome["outcome_known"].clone();
+    }
+    if let Err(error) = env.append(env.log_path("refunds.log"), line).await {
+        tracing::error!(target: "gateway", %error, "a refund could not be written to logs/refunds.log");
+    }
+}
+
+fn replayed(mut answer: Json) -> Json {
+    answer["replayed"] = true.into();
+    answer
+}
+
+/// Finishes refunds that were intended and have no outcome: after a crash, with the same idempotency key, and never twice, because
+/// the charge is read first (the provider forgets keys after a day). Answers how many were finished.
+pub async fn resume_open_intents(env: &Env) -> Result<usize> {
+    if test_mode(env).is_err() {
+        return Ok(0);
+    }
+    let open = env.store().open_refund_intents().await?;
+    let mut done = 0;
+    for intent in open.iter().filter(|i| i.state == "intended") {
+        let charge = env.provider().charge(&intent.charge).await.map_err(by_provider)?;
+        let before = refunded_before(intent);
+        let result = if before.is_some() && charge["amount_refunded"].as_i64() == before {
+            finish(env, intent, "resume").await
+        } else {
+            let refunds = env.provider().refunds_of_charge(&intent.charge).await.map_err(by_provider)?;
+            match refunds.iter().find(|r| r["amount"].as_i64() == Some(intent.amount)) {
+                Some(refund) => succeeded(env, intent, refund, true, "resume").await,
+                None => Err(failed(env, intent, nothing("the payment was refunded otherwise meanwhile"), "resume").await?),
+            }
+        };
+        match result {
+            Ok(answer) => {
+                if let Some(key) = &intent.caller_key {
+                    env.store().keep_answer(OPERATION, key, &answer).await?;
+                }
+                tracing::warn!(target: "gateway", intent = intent.id, "an interrupted refund was finished");
+                done += 1;
+            }
+            Err(error) if error.is_retryable() => return Err(error),
+            Err(error) => tracing::warn!(target: "gateway", intent = intent.id, %error, "an interrupted refund was given up"),
+        }
+    }
+    Ok(done)
+}
+
+/// How much of the charge was refunded when the intent was made: it is part of its id.
+fn refunded_before(intent: &RefundIntent) -> Option<i64> {
+    intent.id.rsplit('-').nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn charge(id: &str, created: i64) -> Json {
+        json!({
+            "id": id, "payment_intent": format!("pi_{id}"), "status": "succeeded", "captured": true, "livemode": false, "disputed": false,
+            "refunded": false, "amount": 1000, "amount_captured": 1000, "amount_refunded": 0, "currency": "usd", "created": created,
+        })
+    }
+
+    fn with(name: &str, value: Json) -> Json {
+        let mut charge = charge("ch_1", 5);
+        charge[name] = value;
+        charge
+    }
+
+    #[test]
+    fn the_newest_captured_payment_is_the_one() {
+        let (mut failed, mut authorised) = (charge("ch_3", 30), charge("ch_4", 40));
+        failed["status"] = "failed".into();
+        authorised["captured"] = false.into();
+        let charges = [charge("ch_1", 10), authorised, failed, charge("ch_2", 20), charge("ch_2b", 20)];
+        assert_eq!(newest(&charges).unwrap()["id"], "ch_2");
+        assert!(newest(&charges[1..3]).is_none());
+    }
+
+    #[test]
+    fn one_that_is_refunded_or_disputed_is_never_passed_over_for_an_older_one() {
+        let reason = |charge: &Json, asked: &Asked| decide(charge, asked).map(|i| i.id).map_err(|e| e.reason.to_string());
+        let any = Asked::default();
+        assert_eq!(reason(&charge("ch_1", 5), &any), Ok("ep-refund-ch_1-0-1000".into()));
+        assert_eq!(reason(&with("amount_refunded", json!(400)), &any), Ok("ep-refund-ch_1-400-600".into()));
+        assert_eq!(reason(&with("refunded", json!(true)), &any), Err("nothing_to_refund".into()));
+        assert_eq!(reason(&with("amount_refunded", json!(1000)), &any), Err("nothing_to_refund".into()));
+        assert_eq!(reason(&with("disputed", json!(true)), &any), Err("nothing_to_refund".into()));
+        assert_eq!(reason(&with("livemode", json!(true)), &any), Err("live_mode".into()));
+        assert_eq!(reason(&with("livemode", Json::Null), &any), Err("live_mode".into()));
+        let expecting = |id: &str| Asked { expected_payment_id: Some(id.into()), ..Asked::default() };
+        assert!(reason(&charge("ch_1", 5), &expecting("ch_1")).is_ok());
+        assert!(reason(&charge("ch_1", 5), &expecting("pi_ch_1")).is_ok());
+        assert_eq!(reason(&charge("ch_1", 5), &expecting("ch_0")), Err("payment_changed".into()));
+    }
+
+    #[test]
+    fn a_partial_refund_needs_a_key() {
+        let field = |amount, key: Option<&str>| {
+            let asked = Asked { amount_minor: Some(amount), idempotency_key: key.map(str::to_owned), ..Asked::default() };
+            decide(&charge("ch_1", 5), &asked).err().and_then(|e| e.field)
+        };
+        assert_eq!(field(300, None).as_deref(), Some("Idempotency-Key"));
+        assert_eq!(field(300, Some("k")), None);
+        assert_eq!(field(1000, None), None);
+        assert_eq!(field(1001, Some("k")).as_deref(), Some("amount_minor"));
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_body_is_named() {
+        for (body, field) in [
+            (json!({"amount_minor": 0}), "amount_minor"),
+            (json!({"amount_minor": 1.5}), "amount_minor"),
+            (json!({"amount_minor": "5"}), "amount_minor"),
+            (json!({"reason": "because"}), "reason"),
+            (json!({"reason": 1}), "reason"),
+            (json!({"expected_payment_id": "in_1"}), "expected_payment_id"),
+            (json!({"expected_payment_id": "ch_"}), "expected_payment_id"),
+        ] {
+            assert_eq!(Asked::from_json(&body, None, "t").unwrap_err().field.as_deref(), Some(field), "{body}");
+        }
+        assert!(Asked::from_json(&json!({}), None, "t").is_ok());
+    }
+
+    #[test]
+    fn an_intents_id_tells_what_was_refunded_before() {
+        let intent = decide(&with("amount_refunded", json!(400)), &Asked::default()).unwrap();
+        assert_eq!(refunded_before(&intent), Some(400));
+    }
+}
