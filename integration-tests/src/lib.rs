@@ -14,11 +14,16 @@ pub use files::{json_file, json_lines, modes, names, tree};
 pub use outside::{Output, command, peer, python, run_to_end};
 pub use wait::{LONG, SHORT, until};
 
+use std::fmt::Write as _;
+
 use ring::hmac;
 
 /// Bytes as lowercase hex.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
 }
 
 /// Lowercase hex HMAC-SHA256, the primitive of webhook signatures and portal links.
