@@ -6,12 +6,14 @@ mod answer;
 mod daemon;
 mod files;
 mod outside;
+mod setup;
 mod wait;
 
 pub use answer::Answer;
-pub use daemon::{Ended, Setup, TestDaemon, WEBHOOK_SECRET, environment};
+pub use daemon::{Ended, TestDaemon};
 pub use files::{json_file, json_lines, modes, names, tree};
 pub use outside::{Output, command, peer, python, run_to_end};
+pub use setup::{Setup, WEBHOOK_SECRET};
 pub use wait::{LONG, SHORT, until};
 
 use std::fmt::Write as _;

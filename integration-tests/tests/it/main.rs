@@ -8,6 +8,7 @@ mod demo;
 mod faults;
 mod ingest;
 mod power;
+mod restore;
 mod schedule;
 mod sdk;
 mod story;
