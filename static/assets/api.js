@@ -11,6 +11,11 @@ export class ApiError extends Error {
   }
 }
 
+function sentence(text) {
+  if (!text) return null;
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+
 async function call(method, path, body, headers = {}) {
   const options = { method, headers: { Accept: "application/json", ...headers }, credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(LIMIT_MS) };
   if (body !== undefined) {
@@ -29,7 +34,7 @@ async function call(method, path, body, headers = {}) {
     throw new ApiError("The session has ended. Sign in again.", 401, answer);
   }
   if (!response.ok) {
-    throw new ApiError(answer?.detail ?? answer?.title ?? `EchoPilot answered with status ${response.status}.`, response.status, answer);
+    throw new ApiError(sentence(answer?.detail ?? answer?.title) ?? `EchoPilot answered with status ${response.status}.`, response.status, answer);
   }
   return answer;
 }

@@ -79,6 +79,6 @@ export function toDate(value) {
 
 /** "payout_recon" as "Payout recon". */
 export function words(name) {
-  const text = String(name ?? "").replaceAll("_", " ");
+  const text = String(name ?? "").replaceAll("_", " ").replace(/\b(api|cpu|slo)\b/g, (short) => short.toUpperCase());
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

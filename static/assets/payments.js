@@ -124,12 +124,13 @@ async function refund() {
   try {
     const answer = await post("/api/payments/refund-last", { expected_payment_id: payment.id }, { "Idempotency-Key": key });
     const replayed = answer.replayed ? " This had been done before; nothing was refunded twice." : "";
-    say(`Refund ${answer.refund_id} (${answer.status}) of ${money(answer.amount_minor, answer.currency)}`, el("p", {}, `Payment ${answer.payment_id}.${replayed}`), answer);
     closeQuestion();
+    say(`Refund ${answer.refund_id} (${answer.status}) of ${money(answer.amount_minor, answer.currency)}`, el("p", {}, `Payment ${answer.payment_id}.${replayed}`), answer);
   } catch (error) {
-    sayError("The refund was refused", error);
     // Without an answer it may have happened: the question stays, with its key, and can be asked again safely.
-    if (error.status !== 0 && error.status !== 503) closeQuestion();
+    const unknown = error.status === 0 || error.status >= 500;
+    if (!unknown) closeQuestion();
+    sayError(unknown ? "It is not known whether the refund was made; asking again is safe" : "The refund was refused", error);
   }
   if (!asked) byId("process-refund").focus();
 }

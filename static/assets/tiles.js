@@ -57,9 +57,10 @@ export function showRecon(overview) {
   fill(body(section), recon ?? null, () => {
     if (!recon) return [figure("No result", ""), el("p.muted", {}, "Payouts are compared with the ledger every 6 hours, or now.")];
     const { matched = 0, total = 0, amount_mismatch: wrong = 0, missing_in_ledger: missing = 0 } = recon.summary ?? {};
+    const open = Math.max(0, total - matched - wrong - missing);
     return [
       figure(`${matched} of ${total}`, total === 1 ? "payout matched" : "payouts matched"),
-      pairs(["Amount differs", String(wrong)], ["Missing in the ledger", String(missing)], ["Compared", time(recon.ts)]),
+      pairs(["Amount differs", String(wrong)], ["Missing in the ledger", String(missing)], ["Not comparable yet", String(open)], ["Compared", time(recon.ts)]),
     ];
   });
 }
@@ -98,20 +99,25 @@ export function showAlerts(answer) {
   });
 }
 
-const LEDGER_WORDS = { charge: "Received", payment: "Received", refund: "Refunded", payout: "Paid out", dispute: "Disputed", fee: "Fees" };
+const LEDGER_WORDS = { refund: "refunded", payout: "paid out", dispute: "disputed", fee: "fees", refund_failure: "refunds failed" };
 
 export function showMoney(overview) {
   const totals = overview.money?.totals ?? [];
   const { last_day: day = {}, unprocessed = 0 } = overview.webhooks ?? {};
   fill(byId("money"), { totals, day, unprocessed }, () => {
-    const cell = (label, value, below) => el("div", {}, el("p.label", {}, label), el("p.value", {}, value), below ? el("small", {}, below) : null);
+    const cell = (label, value, below) => el("div", {}, el("p.label", {}, label), el("p.value", {}, value), el("small", {}, below));
+    const currencies = [...new Set(totals.map((t) => t.currency))];
+    const received = currencies.map((currency) => {
+      const own = totals.filter((t) => t.currency === currency);
+      const charges = own.find((t) => t.kind === "charge") ?? { amount_minor: 0, count: 0 };
+      const others = own.filter((t) => t.kind !== "charge").map((t) => `${LEDGER_WORDS[t.kind] ?? words(t.kind).toLowerCase()} ${money(Math.abs(t.amount_minor), currency)}`);
+      return cell("Received in 30 days", money(charges.amount_minor, currency), [count(charges.count, "payment"), ...others].join(" · "));
+    });
     const events = Object.values(day).reduce((sum, n) => sum + n, 0);
-    const failed = day.failed ?? 0;
+    const state = [day.failed ? `${day.failed} failed` : "none failed", unprocessed ? `${unprocessed} waiting` : "none waiting"];
     return [
-      ...totals.slice(0, 8).map((t) => cell(`${LEDGER_WORDS[t.kind] ?? words(t.kind)}, 30 days`, money(t.amount_minor, t.currency), count(t.count, "entry", "entries"))),
-      totals.length ? null : cell("Received, 30 days", "Nothing yet", "no entry in the ledger"),
-      cell("Webhooks, 24 hours", String(events), failed ? count(failed, "failure") : "none failed"),
-      cell("Waiting to be processed", String(unprocessed), unprocessed ? "events" : "nothing waits"),
+      ...(received.length ? received : [cell("Received in 30 days", "Nothing yet", "The ledger has no payments.")]),
+      cell("Webhooks in 24 hours", String(events), state.join(" · ")),
     ];
   });
 }
