@@ -148,21 +148,21 @@ impl Config {
         for (name, path, text) in prefixed.chain(of_the_seed) {
             problems.extend(set_text(&mut settings, &schema, &path, text, &format!("environment variable {name}")).err());
         }
-        if !problems.is_empty() {
-            return Err(Error::invalid("configuration", problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; ")));
-        }
+        let config: Self = match Value::Table(settings).try_into() {
+            Ok(config) => config,
+            Err(error) => {
+                problems.push(Error::invalid("configuration", error.to_string().trim()));
+                return Err(together(&problems));
+            }
+        };
         // A provider key alone means that the provider it belongs to is wanted.
         let chosen = environment.contains_key("STRIPE_MODE") || environment.contains_key("ECHOPILOT__PROVIDER__MODE");
-        let config: Self =
-            Value::Table(settings).try_into().map_err(|e| Error::invalid("configuration", e.to_string().trim().to_owned()))?;
         if !chosen && config.provider.mode == ProviderMode::Sandbox && environment.contains_key("STRIPE_SECRET_KEY") {
-            return Err(Error::invalid(
-                "configuration",
-                "STRIPE_SECRET_KEY is set but the provider mode is sandbox: set STRIPE_MODE to test or live, or unset the key",
-            ));
+            let what = "STRIPE_SECRET_KEY is set but the provider mode is sandbox: set STRIPE_MODE to test or live, or unset the key";
+            problems.push(Error::invalid("configuration", what));
         }
-        config.validate()?;
-        Ok(config)
+        problems.extend(config.validate().err());
+        if problems.is_empty() { Ok(config) } else { Err(together(&problems)) }
     }
 
     /// Rules that a type cannot say. All broken ones are named together.
@@ -205,6 +205,11 @@ impl Config {
             None => self.paths.data.join("echopilot.db"),
         }
     }
+}
+
+/// Everything that is wrong in one error.
+fn together(problems: &[Error]) -> Error {
+    Error::invalid("configuration", problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; "))
 }
 
 /// Lays a file over the settings and answers what is wrong in it; an error if it cannot be read at all.

@@ -1,7 +1,10 @@
 //! `echopilot run`: the daemon in the foreground, until SIGTERM or SIGINT, or until a critical part cannot be kept running.
 //! Writes the ready file and the short block of what a person needs once everything serves.
 
-use std::path::PathBuf;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use echopilot_actors::{
     config::ProviderMode,
@@ -73,7 +76,9 @@ pub(crate) async fn run(invocation: &Invocation, arguments: Arguments) -> Result
 async fn serve(daemon: &Daemon, arguments: &Arguments) -> Result<Outcome> {
     let story = if arguments.demo { Some(tell(&daemon.env).await?) } else { None };
     if let Some(path) = arguments.ready_file.clone() {
-        let line = format!("{}\n", ready_line(&daemon.env));
+        let env = &daemon.env;
+        let line = ready_line(env.server_address(), env.sandbox_address(), env.secrets().dash_key_file.as_deref());
+        let line = format!("{line}\n");
         blocking(move || files::replace(&path, line.as_bytes(), files::MODE_REPORT)).await?;
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
@@ -91,12 +96,13 @@ async fn tell(env: &Env) -> Result<String> {
     Ok(told.to_string())
 }
 
-fn ready_line(env: &Env) -> Json {
+/// What scripts read: addresses as `127.0.0.1:PORT`; null where there is none.
+fn ready_line(address: SocketAddr, sandbox_address: Option<SocketAddr>, dash_key_file: Option<&Path>) -> Json {
     json!({
         "pid": std::process::id(),
-        "address": env.server_address().to_string(),
-        "sandbox_address": env.sandbox_address().map(|a| a.to_string()),
-        "dash_key_file": env.secrets().dash_key_file,
+        "address": address.to_string(),
+        "sandbox_address": sandbox_address.map(|a| a.to_string()),
+        "dash_key_file": dash_key_file,
     })
 }
 
@@ -137,5 +143,23 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_is_one_line_with_null_where_there_is_nothing() {
+        let (server, sandbox) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
+        let pid = std::process::id();
+        let all = ready_line(server, Some(sandbox), Some(Path::new("data/dash_key"))).to_string();
+        assert_eq!(
+            all,
+            format!(r#"{{"pid":{pid},"address":"127.0.0.1:1","sandbox_address":"127.0.0.1:2","dash_key_file":"data/dash_key"}}"#)
+        );
+        let least = ready_line(server, None, None);
+        assert!(least["sandbox_address"].is_null() && least["dash_key_file"].is_null());
     }
 }

@@ -122,11 +122,11 @@ pub(crate) fn told(run: &Json) -> String {
     for (name, value) in run["result"].as_object().into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "ok" | "run_id")) {
         match value {
             Json::Array(items) => lines.push(format!("  {name}: {} items", items.len())),
-            Json::Object(inner) if inner.values().all(|v| !v.is_object() && !v.is_array()) => {
-                let plain: Vec<String> = inner.keys().map(|key| format!("{key} {}", text(value, key))).collect();
+            Json::Object(inner) => {
+                let plain = inner.iter().filter(|(_, v)| !v.is_object() && !v.is_array());
+                let plain: Vec<String> = plain.map(|(key, _)| format!("{key} {}", text(value, key))).collect();
                 lines.push(format!("  {name}: {}", plain.join(", ")));
             }
-            Json::Object(_) => {}
             _ => lines.push(format!("  {name}: {}", text(&run["result"], name))),
         }
     }
