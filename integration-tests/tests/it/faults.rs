@@ -258,9 +258,9 @@ fn the_daemon_stays_ready_under_load() {
     let threads = load(&daemon, &stop, &seen);
     let answers = || seen.lock().expect("no thread panics with it").answers;
     until("some load", LONG, || (answers() > 100).then_some(()));
-    let asked: Vec<_> = (0..30)
+    let asked: Vec<_> = (0..20)
         .map(|_| {
-            let enough = answers() + 20;
+            let enough = answers() + 10;
             until("more load", LONG, || (answers() > enough).then_some(()));
             daemon.request("GET", "/readyz", &[], b"")
         })
