@@ -193,7 +193,7 @@ impl Drop for Setup {
             .into_iter()
             .filter(|path| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                name.ends_with(".tmp") || name.starts_with(".work-") || name.starts_with(".restore-")
+                Path::new(&name).extension().is_some_and(|e| e == "tmp") || name.starts_with(".work-") || name.starts_with(".restore-")
             })
             .collect();
         assert!(self.killed || litter.is_empty(), "left behind: {litter:?}");
@@ -230,7 +230,7 @@ fn client() -> reqwest::blocking::Client {
     reqwest::blocking::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(Duration::from_secs(60))
+        .timeout(Duration::from_mins(1))
         .build()
         .expect("an HTTP client")
 }

@@ -18,7 +18,7 @@ use ring::hmac;
 
 /// Bytes as lowercase hex.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    echopilot_actors::files::hex(bytes)
 }
 
 /// Lowercase hex HMAC-SHA256, the primitive of webhook signatures and portal links.

@@ -52,13 +52,15 @@ fn post(daemon: &TestDaemon, header: Option<&str>, body: &[u8]) -> integration_t
     daemon.request("POST", PATH, &headers, body)
 }
 
+/// Makes the header for a body; none means that it is not sent.
+type Header = Box<dyn Fn(&[u8]) -> Option<String>>;
+
 #[test]
 fn only_deliveries_with_a_right_and_recent_signature_are_stored() {
     const OLD_SECRET: &str = "whsec_the_one_before_0123456789abcdef";
     let daemon = setup().env("STRIPE_WEBHOOK_SECRET", format!("{WEBHOOK_SECRET},{OLD_SECRET}")).start();
     let body_of = |n: usize| charge_event(&format!("evt_sig_{n}"), &format!("ch_sig_{n}"), 100).to_string().into_bytes();
     let now = now_unix();
-    type Header = Box<dyn Fn(&[u8]) -> Option<String>>;
     let right = |body: &[u8], t: i64| v1(WEBHOOK_SECRET, t, body);
     let table: Vec<(&str, u16, Header)> = vec![
         ("right", 200, Box::new(move |b| Some(format!("t={now},v1={}", right(b, now))))),

@@ -12,7 +12,7 @@ fn the_official_client_finds_nothing_to_object_to_in_the_sandbox() {
     let daemon = setup().start();
     let mut client = python();
     client.arg(peer("sdk_conformance.py")).arg(daemon.sandbox());
-    let output = run_to_end(client, Duration::from_secs(300));
+    let output = run_to_end(client, Duration::from_mins(5));
     let said = output.expect(0);
     let last = said.lines().last().unwrap_or_default();
     assert!(last.ends_with(" passed, 0 failed"), "{said}\n{}", output.stderr);

@@ -238,7 +238,7 @@ fn gnu_tar_extracts_the_backup_and_the_contents_are_equal(daemon: &TestDaemon, c
     assert_eq!(integrity, "ok");
     let ledger: i64 = copy.query_row("SELECT COUNT(*) FROM ledger", [], |row| row.get(0)).expect("a count");
     assert_eq!(ledger, daemon.setup().count("SELECT COUNT(*) FROM ledger"));
-    let whole = std::fs::read(&target.join("database/echopilot.db")).expect("the copy");
+    let whole = std::fs::read(target.join("database/echopilot.db")).expect("the copy");
     for secret in [daemon.key.as_str(), integration_tests::WEBHOOK_SECRET] {
         assert!(!contains(&whole, secret.as_bytes()), "no secret is in the archive");
     }
