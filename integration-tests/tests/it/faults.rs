@@ -13,7 +13,7 @@ use std::{
 };
 
 use integration_tests::{LONG, Output, SHORT, TestDaemon, WEBHOOK_SECRET, signed, until};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use crate::{ingest::charge_event, setup};
 
