@@ -7,6 +7,7 @@ pub mod sqlite;
 
 mod alerts;
 mod backups;
+mod chain;
 mod events;
 mod keys;
 mod ledger;

@@ -15,11 +15,11 @@ use std::{
 use rusqlite::{Connection, OpenFlags, params_from_iter, types::ValueRef};
 use tokio::sync::{mpsc, oneshot};
 
-use super::engine::{Batch, Engine, Fact, Outcome, Outcomes, Pending, Row, Step, Value};
-use crate::{
-    domain::journal,
-    error::{Code, Error, Result},
+use super::{
+    chain::Chain,
+    engine::{Batch, Engine, Outcome, Outcomes, Pending, Row, Step, Value},
 };
+use crate::error::{Code, Error, Result};
 
 /// Batches that may wait for the writer; one more is refused with `unavailable`.
 const QUEUE: usize = 4096;
@@ -236,7 +236,7 @@ fn run_batch(connection: &Connection, mut chain: Option<&mut Chain>, batch: &Bat
     Ok(Outcomes(outcomes))
 }
 
-fn execute(connection: &Connection, sql: &str, params: &[Value]) -> Result<Outcome> {
+pub(super) fn execute(connection: &Connection, sql: &str, params: &[Value]) -> Result<Outcome> {
     let mut statement = connection.prepare_cached(sql).map_err(sql_error)?;
     if statement.column_count() > 0 {
         let rows = collect(&mut statement, params)?;
@@ -247,7 +247,7 @@ fn execute(connection: &Connection, sql: &str, params: &[Value]) -> Result<Outco
     }
 }
 
-fn query(connection: &Connection, sql: &str, params: &[Value]) -> Result<Vec<Row>> {
+pub(super) fn query(connection: &Connection, sql: &str, params: &[Value]) -> Result<Vec<Row>> {
     collect(&mut *connection.prepare_cached(sql).map_err(sql_error)?, params)
 }
 
@@ -279,61 +279,6 @@ fn from_sql(value: ValueRef<'_>) -> Result<Value> {
         ValueRef::Blob(v) => Value::Blob(v.into()),
         ValueRef::Real(v) => return Err(Error::internal(format!("a query returned the float {v}; only integers are stored"))),
     })
-}
-
-/// The end of this writer's journal chain, kept in memory so that appending needs no read.
-#[derive(Clone)]
-struct Chain {
-    writer: String,
-    seq: i64,
-    hash: Vec<u8>,
-    /// The sequence number that the head row carries.
-    head: i64,
-}
-
-impl Chain {
-    fn load(connection: &Connection, writer: &str) -> Result<Self> {
-        let rows = query(connection, "SELECT seq, hash FROM journal_head WHERE writer = ?1", &[writer.into()])?;
-        let (seq, hash) = match rows.first() {
-            Some(row) => (row.int(0)?, row.blob(1)?.to_vec()),
-            None => (0, journal::GENESIS.to_vec()),
-        };
-        Ok(Self { writer: writer.to_owned(), seq, hash, head: seq })
-    }
-
-    fn append(&mut self, connection: &Connection, fact: &Fact) -> Result<()> {
-        let (seq, at, data) = (self.seq + 1, fact.at.timestamp_micros(), fact.data.to_string());
-        let hash = journal::hash(&self.hash, &self.writer, seq, at, fact.kind, &fact.subject, &data).to_vec();
-        execute(
-            connection,
-            "INSERT INTO journal (writer, seq, at, kind, subject, data, prev, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            &[
-                self.writer.as_str().into(),
-                seq.into(),
-                at.into(),
-                fact.kind.into(),
-                fact.subject.as_str().into(),
-                data.into(),
-                self.hash.as_slice().into(),
-                hash.as_slice().into(),
-            ],
-        )?;
-        (self.seq, self.hash) = (seq, hash);
-        Ok(())
-    }
-
-    /// Once per group, not per entry: the head only has to be right at the commit.
-    fn write_head(&mut self, connection: &Connection) -> Result<()> {
-        if self.seq > self.head {
-            execute(
-                connection,
-                "INSERT INTO journal_head (writer, seq, hash) VALUES (?1, ?2, ?3) ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
-                &[self.writer.as_str().into(), self.seq.into(), self.hash.as_slice().into()],
-            )?;
-            self.head = self.seq;
-        }
-        Ok(())
-    }
 }
 
 fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection> {
