@@ -1,4 +1,4 @@
-//! The main job from end to end, as issue 2 tells it: the provider's official client makes a customer pay, and everything the seed
+//! The main job from end to end: the provider's official client makes a customer pay, and everything the seed
 //! promises comes out of the running daemon. Then a webhook is lost on purpose, and reconciliation names it.
 
 use std::{os::unix::fs::MetadataExt as _, time::Duration};
