@@ -1,8 +1,9 @@
 //! Slo owns the minutes of the service level: it writes down what the meter counted and judges it. When it dies, the meter goes
 //! on counting and the replacement reads the minutes back from the store, so neither a count nor a verdict is lost.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
 
@@ -25,7 +26,7 @@ const FRESH: Duration = Duration::from_millis(250);
 
 pub enum Message {
     Flush,
-    Judge { evaluator: &'static str, reply: Reply<Judged> },
+    Judge { evaluator: &'static str, reply: Reply<Arc<Judged>> },
     Probe(Probe, Reply<()>),
 }
 
@@ -43,10 +44,12 @@ pub struct Judged {
     pub report: Report,
     /// The body of `GET /api/slo/status`, seed phase 68.
     pub status: Json,
+    /// The same as text: many may ask for one verdict.
+    pub text: Bytes,
 }
 
 /// Judges the recorded requests. `evaluator` is named in the details: `api`, `guard`, `monitor`.
-pub async fn judged(env: &Env, evaluator: &'static str) -> Result<Judged> {
+pub async fn judged(env: &Env, evaluator: &'static str) -> Result<Arc<Judged>> {
     actor::call(env, NOUN, Duration::from_millis(env.config().server.actor_timeout_ms), |reply| Message::Judge { evaluator, reply }).await
 }
 
@@ -72,7 +75,7 @@ pub struct State {
     objective: Objective,
     /// `None` until the store has been read.
     minutes: Option<BTreeMap<i64, Minute>>,
-    last: Option<(tokio::time::Instant, &'static str, Judged)>,
+    last: Option<(tokio::time::Instant, &'static str, Arc<Judged>)>,
     complained: bool,
 }
 
@@ -155,7 +158,7 @@ impl State {
         Ok(())
     }
 
-    async fn judge(&mut self, evaluator: &'static str) -> Result<Judged> {
+    async fn judge(&mut self, evaluator: &'static str) -> Result<Arc<Judged>> {
         if let Some((at, who, judged)) = &self.last
             && *who == evaluator
             && at.elapsed() < FRESH
@@ -180,7 +183,8 @@ impl State {
             "success_rate": verdict.success_rate,
             "details": details(&objective, &verdict, &report, &at, evaluator),
         });
-        let judged = Judged { at: now, verdict, report, status };
+        let text = status.to_string().into();
+        let judged = Arc::new(Judged { at: now, verdict, report, status, text });
         self.last = Some((tokio::time::Instant::now(), evaluator, judged.clone()));
         Ok(judged)
     }

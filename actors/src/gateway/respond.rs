@@ -26,6 +26,11 @@ pub fn json(body: &Json) -> Response {
     with_status(StatusCode::OK, body)
 }
 
+/// 200 with JSON that is text already.
+pub(super) fn json_text(body: bytes::Bytes) -> Response {
+    typed(StatusCode::OK, "application/json", body)
+}
+
 pub fn with_status(status: StatusCode, body: &Json) -> Response {
     typed(status, "application/json", body.to_string())
 }
@@ -129,8 +134,8 @@ pub(super) fn set(response: &mut Response, name: header::HeaderName, value: &str
     }
 }
 
-fn typed(status: StatusCode, content_type: &'static str, body: String) -> Response {
-    let mut response: Response = HttpResponse::new(body.into());
+fn typed(status: StatusCode, content_type: &'static str, body: impl Into<bytes::Bytes>) -> Response {
+    let mut response: Response = HttpResponse::new(body.into().into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

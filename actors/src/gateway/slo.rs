@@ -18,5 +18,5 @@ pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
 }
 
 async fn status(call: Call) -> Result<Response> {
-    Ok(respond::json(&slo::judged(call.env(), "api").await?.status))
+    Ok(respond::json_text(slo::judged(call.env(), "api").await?.text.clone()))
 }

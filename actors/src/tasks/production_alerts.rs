@@ -50,7 +50,7 @@ async fn measured(env: &Env) -> Vec<Check> {
     let mut checks = Vec::new();
     checks.extend(match slo::judged(env, "alerts").await {
         Ok(judged) => {
-            let v = judged.verdict;
+            let v = &judged.verdict;
             api_health(&Api { requests: v.n, failed: v.bad, p95_ms: v.p95_ms, verdict: v.status }, &limits)
         }
         Err(error) => vec![unanswered("api_health", "api", &error.message)],

@@ -16,7 +16,7 @@ pub(super) fn spec() -> TaskSpec {
 }
 
 async fn work(run: Run) -> Result<Record> {
-    match slo::judged(&run.env, "monitor").await?.status {
+    match slo::judged(&run.env, "monitor").await?.status.clone() {
         serde_json::Value::Object(record) => Ok(record),
         other => Err(Error::internal(format!("a verdict is an object, not {other}"))),
     }
