@@ -141,7 +141,9 @@ pub fn wilson(bad: u64, n: u64) -> Option<(f64, f64)> {
     let middle = rate + Z * Z / (2.0 * count);
     let half = Z * (rate * (1.0 - rate) / count + Z * Z / (4.0 * count * count)).sqrt();
     let scale = 1.0 + Z * Z / count;
-    Some((((middle - half) / scale).max(0.0), ((middle + half) / scale).min(1.0)))
+    // Without a bad event the lower bound is zero, which the rounding of floats would just miss.
+    let low = if bad == 0 { 0.0 } else { ((middle - half) / scale).max(0.0) };
+    Some((low, ((middle + half) / scale).min(1.0)))
 }
 
 /// part / whole cut to 6 decimals.
