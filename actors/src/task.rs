@@ -1,7 +1,7 @@
 //! What a scheduled task is, and how one run of it goes: dependency, attempts with a timeout, panics kept as failures, output
 //! files, the end written to the occurrence ledger. The timer decides *when*; the files in `tasks/` say *what*.
 
-use std::{cell::RefCell, panic::AssertUnwindSafe, sync::Once, time::Duration};
+use std::{backtrace::Backtrace, cell::RefCell, panic::AssertUnwindSafe, sync::Once, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt as _;
@@ -192,8 +192,8 @@ async fn one_attempt(spec: &TaskSpec, run: &Run) -> std::result::Result<Record, 
     match tokio::time::timeout(spec.timeout, caught).await {
         Ok(Ok(result)) => result.map_err(End::Failed),
         Ok(Err(_)) => {
-            let text = LAST_PANIC.with_borrow_mut(Option::take).unwrap_or_else(|| "panicked".to_owned());
-            Err(End::Failed(Error::internal(text)))
+            let kept = LAST_PANIC.with_borrow_mut(Option::take);
+            Err(End::Failed(Error::internal(kept.map_or_else(|| "panicked".to_owned(), |(text, trace)| format!("{text}\n{trace}")))))
         }
         Err(_) => Err(End::TimedOut),
     }
@@ -266,7 +266,7 @@ async fn finish(spec: &TaskSpec, run: &Run, end: RunEnd) {
 }
 
 thread_local! {
-    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    static LAST_PANIC: RefCell<Option<(String, Backtrace)>> = const { RefCell::new(None) };
 }
 
 /// Keeps the text, place and backtrace of a panic for whoever catches it on this thread, and logs it as one line.
@@ -281,8 +281,8 @@ pub fn keep_panics() {
             let message = info.payload_as_str().unwrap_or("panic without a message");
             let place = info.location().map_or_else(String::new, ToString::to_string);
             tracing::error!(place, "panicked: {message}");
-            let backtrace = std::backtrace::Backtrace::force_capture();
-            LAST_PANIC.set(Some(format!("panicked: {message} at {place}\n{backtrace}")));
+            // Captured now, turned into names only if somebody wants it: that takes a millisecond, and an actor's restart waits for it.
+            LAST_PANIC.set(Some((format!("panicked: {message} at {place}"), Backtrace::force_capture())));
         }));
     });
 }
