@@ -294,10 +294,49 @@ pub fn manifest_path(archive: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The manifest beside an archive, if there is one. One that does not parse is an error, not an absence.
+/// Where the manifest of an archive that is being published waits until the archive has its name.
+fn next_manifest_path(archive: &Path) -> PathBuf {
+    let mut name = manifest_path(archive).into_os_string();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+/// Gives a finished archive its final name, with its manifest. Two files cannot be renamed as one; but the new manifest waits beside
+/// the old one meanwhile, and `read_manifest` takes the one that names the archive that is there, whenever this is cut off.
+pub fn publish(new: &Path, target: &Path, manifest: &mut Manifest) -> Result<()> {
+    let folder = target.parent().unwrap_or(target);
+    settle(target)?;
+    manifest.archive_sha256 = file_sha256(new)?;
+    files::replace_json(&next_manifest_path(target), &serde_json::to_value(&*manifest)?)?;
+    fs::rename(new, target).context(format!("cannot publish {}", target.display()))?;
+    files::sync_folder(folder)?;
+    fs::rename(next_manifest_path(target), manifest_path(target)).context("cannot publish the manifest")?;
+    files::sync_folder(folder)
+}
+
+/// Ends a publication that was cut off: the waiting manifest becomes the manifest if the archive is its, else it goes.
+fn settle(target: &Path) -> Result<()> {
+    let next = next_manifest_path(target);
+    match parse_manifest(&next)? {
+        Some(manifest) if target.exists() && file_sha256(target)? == manifest.archive_sha256 => {
+            fs::rename(&next, manifest_path(target)).context("cannot publish the manifest")
+        }
+        Some(_) => Ok(fs::remove_file(&next)?),
+        None => Ok(()),
+    }
+}
+
+/// The manifest of an archive, if there is one. One that does not parse is an error, not an absence.
 pub fn read_manifest(archive: &Path) -> Result<Option<Manifest>> {
-    let path = manifest_path(archive);
-    match fs::read(&path) {
+    let waiting = parse_manifest(&next_manifest_path(archive))?;
+    match waiting {
+        Some(manifest) if file_sha256(archive)? == manifest.archive_sha256 => Ok(Some(manifest)),
+        _ => parse_manifest(&manifest_path(archive)),
+    }
+}
+
+fn parse_manifest(path: &Path) -> Result<Option<Manifest>> {
+    match fs::read(path) {
         Ok(bytes) => {
             let manifest: Manifest = serde_json::from_slice(&bytes)
                 .map_err(|e| Error::invalid("archive", format!("{} is not a manifest: {e}", path.display())))?;
@@ -337,6 +376,30 @@ mod tests {
         assert_eq!(fs::read(target.join("logs/a.ndjson")).unwrap(), b"{\"n\":1}\n");
         assert_eq!(fs::read(target.join("logs/deep/b.bin")).unwrap(), vec![7; 300_000]);
         assert_eq!(restore(&archive, None, &target).expect_err("not empty").reason, "target_not_empty");
+    }
+
+    #[test]
+    fn a_publication_cut_off_at_any_step_leaves_an_archive_with_its_manifest() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("backup_2026-03-01.tar.gz");
+        let (new, mut manifest) = sample(folder.path());
+        publish(&new, &target, &mut manifest).unwrap();
+        let fine = || verify(&target, read_manifest(&target).unwrap().as_ref()).map(|c| c.entries.len());
+        assert_eq!(fine().unwrap(), 2);
+
+        // The next one, with one file more, cut off before and after the archive got its name.
+        fs::write(folder.path().join("logs/c.json"), b"{}").unwrap();
+        let (new, mut manifest) = sample(folder.path());
+        manifest.archive_sha256 = file_sha256(&new).unwrap();
+        files::replace_json(&next_manifest_path(&target), &serde_json::to_value(&manifest).unwrap()).unwrap();
+        assert_eq!(fine().unwrap(), 2, "the old archive with the old manifest");
+        let copy = folder.path().join("copy");
+        fs::copy(&new, &copy).unwrap();
+        fs::rename(&copy, &target).unwrap();
+        assert_eq!(fine().unwrap(), 3, "the new archive with the new manifest");
+        publish(&new, &target, &mut manifest).unwrap();
+        assert_eq!(fine().unwrap(), 3);
+        assert!(!next_manifest_path(&target).exists());
     }
 
     #[test]

@@ -23,7 +23,6 @@ use crate::{
     },
     env::{Env, blocking, rfc3339},
     error::{Context as _, Error, Result},
-    files,
     store::{BackupRow, Store},
     task::{Record, Run},
 };
@@ -117,12 +116,18 @@ async fn back_up(run: &Run) -> Result<Record> {
     let proof = prove(&new, &manifest, scratch.path(), now).await;
     let made = blocking({
         let (target, passed) = (folder.join(archive_name(run.slot.date_naive())), proof["state"] == "passed");
-        move || publish(&new, &target, &manifest, passed)
+        move || publish(&new, &target, manifest, passed)
     })
-    .await?;
+    .await;
     drop(scratch);
     drop(lock);
-    record(run, now, made, problems, proof).await
+    match made {
+        Ok(made) => record(run, now, made, problems, proof).await,
+        Err(error) => {
+            alert::evaluate(env, vec![proof_check(false, &problems, &proof)]).await?;
+            Err(proof["error"].as_str().map_or(error.clone(), |why| error.context(format!("the proof of restore failed ({why})"))))
+        }
+    }
 }
 
 /// Everything a backup holds: logs, configuration, payout archives and the copy of the database.
@@ -168,7 +173,7 @@ async fn restore_and_check(archive: &Path, manifest: &Manifest, scratch: &Path) 
     .await?;
     let database = restored.join(DATABASE);
     let store = blocking(move || {
-        crate::store::sqlite::check_integrity(&database)?;
+        crate::store::database_file::check_integrity(&database)?;
         Store::open(&database, "proof")
     })
     .await?;
@@ -189,18 +194,15 @@ struct Made {
 }
 
 /// Puts the archive under its final name. One that failed its proof never replaces an older one.
-fn publish(new: &Path, target: &Path, manifest: &Manifest, proven: bool) -> Result<Made> {
-    let sha256 = archive::file_sha256(new)?;
+fn publish(new: &Path, target: &Path, mut manifest: Manifest, proven: bool) -> Result<Made> {
     let size_bytes = std::fs::metadata(new)?.len();
     let name = target.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
     if !proven && target.exists() {
-        return Err(Error::internal(format!("the new archive failed its proof; backups/daily/{name} stays as it was")));
+        return Err(Error::unavailable("proof_failed", format!("backups/daily/{name} stays as it was")));
     }
-    files::replace_json(&archive::manifest_path(target), &serde_json::to_value(manifest)?)?;
-    std::fs::rename(new, target).context(format!("cannot publish {}", target.display()))?;
-    files::sync_folder(target.parent().unwrap_or(target))?;
+    archive::publish(new, target, &mut manifest)?;
     let date = crate::domain::archive::date_of_archive(&name).map(|d| d.to_string()).unwrap_or_default();
-    Ok(Made { archive: format!("backups/daily/{name}"), date, size_bytes, files: manifest.entries.len(), sha256 })
+    Ok(Made { archive: format!("backups/daily/{name}"), date, size_bytes, files: manifest.entries.len(), sha256: manifest.archive_sha256 })
 }
 
 async fn record(run: &Run, now: DateTime<Utc>, made: Made, problems: Vec<Problem>, proof: Json) -> Result<Record> {

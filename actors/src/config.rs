@@ -198,6 +198,11 @@ impl Config {
         if broken.is_empty() { Ok(()) } else { Err(Error::invalid("configuration", broken.join("; "))) }
     }
 
+    /// Whether a daemon ran on this data directory before and its database is gone.
+    pub fn data_is_older_than_database(&self) -> bool {
+        self.paths.data.join("node").exists() && !self.database_path().exists()
+    }
+
     /// The embedded database's file.
     pub fn database_path(&self) -> PathBuf {
         match self.database.url.strip_prefix("sqlite:") {

@@ -68,6 +68,9 @@ impl Daemon {
         };
         let sandbox_address = sandbox_listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
         let server_address = listener.as_ref().map_or(Ok(config.server.listen), tokio::net::TcpListener::local_addr)?;
+        if config.data_is_older_than_database() {
+            tracing::error!(path = %config.database_path().display(), "this data directory was used before and its database is missing: starting with an empty one");
+        }
         let node = files::secret(&config.paths.data.join("node"), "node_")?;
         let store = Store::open(&config.database_path(), &node[..21])?;
         let http = Client::http_client()?;

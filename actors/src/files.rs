@@ -6,6 +6,7 @@ use std::{
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -48,6 +49,9 @@ pub fn append_line(path: &Path, value: &serde_json::Value, max_bytes: u64, keep:
 }
 
 fn append_text(path: &Path, line: &str, max_bytes: u64, keep: u32) -> Result<()> {
+    // Two appends at the limit must not both rotate.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }

@@ -198,10 +198,11 @@ impl Timer {
         }
         rows.extend(plan.skipped.iter().map(|(slot, reason)| new_run(env, spec, *slot, "schedule", "skipped", Some(reason))));
         rows.extend(plan.missed.iter().map(|slot| new_run(env, spec, *slot, "schedule", "missed", None)));
+        env.store().close_slots(spec.name, &rows, plan.through).await?;
         if !plan.missed.is_empty() {
             tracing::warn!(task = spec.name, missed = plan.missed.len(), through = rfc3339(plan.through), "slots were missed");
         }
-        env.store().close_slots(spec.name, &rows, plan.through).await
+        Ok(())
     }
 
     /// `None` if the slot has its row already.

@@ -12,7 +12,7 @@ use echopilot_actors::{
     daemon,
     error::{Error, Result},
     providers::stripe::Client,
-    store::{MIGRATIONS, sqlite},
+    store::{MIGRATIONS, database_file},
 };
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
@@ -119,7 +119,7 @@ fn database(config: &Config) -> Finding {
         return fine(name, format!("{} will be made at the first start", path.display()));
     }
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    let looked = sqlite::schema_version(&path).and_then(|version| sqlite::check_integrity(&path).map(|()| version));
+    let looked = database_file::schema_version(&path).and_then(|version| database_file::check_integrity(&path).map(|()| version));
     match looked {
         Ok(version) if version > known => {
             fail(name, format!("{} has schema {version}, this program knows {known}: use the newer program", path.display()))

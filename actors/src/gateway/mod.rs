@@ -51,8 +51,8 @@ use crate::{
 pub const NOUN: &str = "gateway";
 /// How long requests may go on after the stop was asked for; less than the supervisor's own limit.
 const STOP: Duration = Duration::from_secs(5);
-/// Tries to finish refunds that a crash cut off, and the wait between them.
-const RESUME_TRIES: u32 = 20;
+/// How often refunds without an outcome are looked for, and how soon again while the provider does not answer.
+const RESUME_AGAIN: Duration = Duration::from_mins(5);
 const RESUME_WAIT: Duration = Duration::from_secs(30);
 
 pub enum Message {
@@ -133,16 +133,18 @@ impl Actor for Gateway {
     }
 }
 
+/// Looks for refunds without an outcome at the start, and every while after that: an answer can be lost at any time.
 async fn resume_refunds(env: &Env) {
-    for attempt in 1..=RESUME_TRIES {
-        match refund_last::resume_open_intents(env).await {
-            Ok(_) => return,
-            Err(error) if error.is_retryable() && attempt < RESUME_TRIES => tokio::time::sleep(RESUME_WAIT).await,
+    loop {
+        let wait = match refund_last::resume_open_intents(env).await {
+            Ok(_) => RESUME_AGAIN,
+            Err(error) if error.is_retryable() => RESUME_WAIT,
             Err(error) => {
                 tracing::error!(actor = NOUN, %error, "interrupted refunds could not be finished");
-                return;
+                RESUME_AGAIN
             }
-        }
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 

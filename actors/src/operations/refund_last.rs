@@ -17,6 +17,8 @@ const OPERATION: &str = "refund_last";
 const REASONS: [&str; 3] = ["duplicate", "fraudulent", "requested_by_customer"];
 /// How many of the newest charges are looked at: with that many failed ones before it, a payment is not "the last" any more.
 const LOOK_AT: u32 = 100;
+/// A request that intended a refund has ended by then.
+const IN_FLIGHT: chrono::TimeDelta = chrono::TimeDelta::seconds(90);
 
 /// What a caller asks for. All but `asked_by` may be left out.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +116,11 @@ fn nothing(why: &str) -> Error {
 async fn refund(env: &Env, asked: &Asked) -> Result<Json> {
     let charges = env.provider().charges(LOOK_AT).await.map_err(by_provider)?;
     let charge = newest(&charges).ok_or_else(|| nothing("there is no captured payment"))?;
-    let intent = decide(charge, asked)?;
+    let intent = match decide(charge, asked) {
+        // Perhaps by a refund of ours whose answer was lost: then the repetition gets that answer.
+        Err(error) if error.reason == "nothing_to_refund" => return carry_on_unfinished(env, charge, asked).await?.ok_or(error),
+        decided => decided?,
+    };
     let (store, now) = (env.store(), env.now());
     let data = json!({
         "charge": intent.charge, "amount_minor": intent.amount, "currency": intent.currency, "reason": intent.reason, "asked_by": asked.asked_by,
@@ -123,6 +129,10 @@ async fn refund(env: &Env, asked: &Asked) -> Result<Json> {
         return finish(env, &intent, &asked.asked_by).await;
     }
     match store.refund_intent(&intent.id).await? {
+        // Another request's refund of the same amount, this moment: two were asked for, so this one must be asked again, after it.
+        Some(before) if asked.idempotency_key.is_some() && before.caller_key != asked.idempotency_key => {
+            Err(Error::conflict("refund_running", "another refund of this payment was just made; ask again"))
+        }
         Some(before) => carry_on(env, &before, &asked.asked_by).await.map(replayed),
         None => Err(Error::conflict("idempotency_key_reused", "this Idempotency-Key belongs to the refund of another payment")),
     }
@@ -174,6 +184,7 @@ fn decide(charge: &Json, asked: &Asked) -> Result<RefundIntent> {
         state: "intended".to_owned(),
         refund_id: None,
         answer: None,
+        created_at: chrono::DateTime::UNIX_EPOCH, // the store dates it
     })
 }
 
@@ -206,8 +217,9 @@ async fn succeeded(env: &Env, intent: &RefundIntent, refund: &Json, again: bool,
         "currency": intent.currency, "status": status, "replayed": again,
     });
     let fact = env.fact("refund.result", &intent.id, json!({"refund_id": refund_id, "status": status, "amount_minor": intent.amount}));
-    env.store().end_refund_intent(&intent.id, state, Some(refund_id), &answer, env.now(), fact).await?;
-    log(env, intent, asked_by, &answer).await;
+    if env.store().end_refund_intent(&intent.id, state, Some(refund_id), &answer, env.now(), fact).await? {
+        log(env, intent, asked_by, &answer).await; // once: of several who asked at the same time one wrote the end
+    }
     Ok(answer)
 }
 
@@ -256,31 +268,30 @@ fn replayed(mut answer: Json) -> Json {
     answer
 }
 
-/// Finishes refunds that were intended and have no outcome: after a crash, with the same idempotency key, and never twice, because
-/// the charge is read first (the provider forgets keys after a day). Answers how many were finished.
+/// The refund of this charge that was intended and has no outcome, brought to its end.
+async fn carry_on_unfinished(env: &Env, charge: &Json, asked: &Asked) -> Result<Option<Json>> {
+    let open = env.store().open_refund_intents().await?;
+    let same =
+        |i: &&RefundIntent| i.state == "intended" && charge["id"] == i.charge.as_str() && asked.amount_minor.is_none_or(|a| a == i.amount);
+    match open.iter().find(same) {
+        Some(intent) => resume(env, intent, &asked.asked_by).await.map(|answer| Some(replayed(answer))),
+        None => Ok(None),
+    }
+}
+
+/// Finishes refunds that were intended and have no outcome: after a crash or a lost answer, with the same idempotency key, and never
+/// twice, because the charge is read first (the provider forgets keys after a day). Those of the last minute belong to a
+/// request that may still be going on. Answers how many were finished.
 pub async fn resume_open_intents(env: &Env) -> Result<usize> {
     if test_mode(env).is_err() {
         return Ok(0);
     }
     let open = env.store().open_refund_intents().await?;
     let mut done = 0;
-    for intent in open.iter().filter(|i| i.state == "intended") {
-        let charge = env.provider().charge(&intent.charge).await.map_err(by_provider)?;
-        let before = refunded_before(intent);
-        let result = if before.is_some() && charge["amount_refunded"].as_i64() == before {
-            finish(env, intent, "resume").await
-        } else {
-            let refunds = env.provider().refunds_of_charge(&intent.charge).await.map_err(by_provider)?;
-            match refunds.iter().find(|r| r["amount"].as_i64() == Some(intent.amount)) {
-                Some(refund) => succeeded(env, intent, refund, true, "resume").await,
-                None => Err(failed(env, intent, nothing("the payment was refunded otherwise meanwhile"), "resume").await?),
-            }
-        };
-        match result {
-            Ok(answer) => {
-                if let Some(key) = &intent.caller_key {
-                    env.store().keep_answer(OPERATION, key, &answer).await?;
-                }
+    let old = |i: &&RefundIntent| i.state == "intended" && (i.created_at < env.started_at() || env.now() - i.created_at > IN_FLIGHT);
+    for intent in open.iter().filter(old) {
+        match resume(env, intent, "resume").await {
+            Ok(_) => {
                 tracing::warn!(target: "gateway", intent = intent.id, "an interrupted refund was finished");
                 done += 1;
             }
@@ -289,6 +300,24 @@ pub async fn resume_open_intents(env: &Env) -> Result<usize> {
         }
     }
     Ok(done)
+}
+
+async fn resume(env: &Env, intent: &RefundIntent, asked_by: &str) -> Result<Json> {
+    let charge = env.provider().charge(&intent.charge).await.map_err(by_provider)?;
+    let before = refunded_before(intent);
+    let result = if before.is_some() && charge["amount_refunded"].as_i64() == before {
+        finish(env, intent, asked_by).await
+    } else {
+        let refunds = env.provider().refunds_of_charge(&intent.charge).await.map_err(by_provider)?;
+        match refunds.iter().find(|r| r["amount"].as_i64() == Some(intent.amount)) {
+            Some(refund) => succeeded(env, intent, refund, true, asked_by).await,
+            None => Err(failed(env, intent, nothing("the payment was refunded otherwise meanwhile"), asked_by).await?),
+        }
+    };
+    if let (Ok(answer), Some(key)) = (&result, &intent.caller_key) {
+        env.store().keep_answer(OPERATION, key, answer).await?;
+    }
+    result
 }
 
 /// How much of the charge was refunded when the intent was made: it is part of its id.

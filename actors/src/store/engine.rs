@@ -177,6 +177,10 @@ pub trait Engine: Send + Sync + 'static {
     fn read(&self, sql: &'static str, params: Vec<Value>) -> Pending<'_, Vec<Row>>;
     /// A consistent copy of the whole database into a new file (embedded engine), for the backup.
     fn copy_to(&self, path: std::path::PathBuf) -> Pending<'_, ()>;
+    /// Whether what is written still goes where it was opened.
+    fn check(&self) -> Result<()>;
+    /// Whether the last group of writes failed as a whole.
+    fn is_failing(&self) -> bool;
     /// Batches waiting to be written: the queue depth that admission control and the dashboard look at.
     fn depth(&self) -> usize;
     /// Waits until everything accepted is written, then lets go of the file. Later writes are `unavailable`.

@@ -2,6 +2,7 @@
 //! read or one batch that commits as a whole. The engine beneath is SQLite by default; the queries keep to what PostgreSQL
 //! understands too. A fact for the journal is written in the same batch as the row it proves.
 
+pub mod database_file;
 pub mod engine;
 pub mod sqlite;
 
@@ -83,9 +84,11 @@ impl Store {
         self.engine.copy_to(path).await
     }
 
-    /// A durable round trip: what "the store answers" means.
+    /// Whether the store answers, and takes writes: after a failed one it is asked for another, so that a full disk shows and goes by.
     pub async fn ping(&self) -> Result<()> {
-        self.engine.read("SELECT 1", vec![]).await.map(|_| ())
+        self.engine.check()?;
+        self.engine.read("SELECT 1", vec![]).await?;
+        if self.engine.is_failing() { self.set_meta("ping", "1").await } else { Ok(()) }
     }
 
     pub async fn journal(&self, fact: Fact) -> Result<()> {
@@ -162,5 +165,32 @@ impl Store {
     pub async fn set_meta(&self, key: &str, value: &str) -> Result<()> {
         let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
         self.engine.write(Batch::new().sql(sql, vec![key.into(), value.into()])).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn once_the_file_is_gone_or_another_one_nothing_is_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("echopilot.db");
+        let store = Store::open(&path, "test").unwrap();
+        store.set_meta("before", "1").await.unwrap();
+        store.ping().await.unwrap();
+        let away = folder.path().join("away.db");
+        std::fs::rename(&path, &away).unwrap();
+        assert_eq!(store.set_meta("lost", "1").await.unwrap_err().reason, "database_replaced");
+        assert_eq!(store.ping().await.unwrap_err().reason, "database_replaced");
+        std::fs::copy(&away, &path).unwrap();
+        assert_eq!(store.set_meta("lost", "1").await.unwrap_err().reason, "database_replaced");
+        assert_eq!(store.copy_to(folder.path().join("copy.db")).await.unwrap_err().reason, "database_replaced");
+        // Put back, it goes on, and what was refused is not there.
+        std::fs::rename(&away, &path).unwrap();
+        store.ping().await.unwrap();
+        store.set_meta("after", "1").await.unwrap();
+        assert_eq!((store.meta("lost").await.unwrap(), store.meta("after").await.unwrap()), (None, Some("1".into())));
+        store.close().await.unwrap();
     }
 }

@@ -25,6 +25,7 @@ pub struct RefundIntent {
     pub refund_id: Option<String>,
     /// What was answered, to be answered again.
     pub answer: Option<Json>,
+    pub created_at: DateTime<Utc>,
 }
 
 /// What a key was used for before.
@@ -39,7 +40,7 @@ pub struct IdempotentAnswer {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT id, caller_key, charge, payment_intent, amount, currency, reason, state, refund_id, answer FROM refund_intent ",
+            "SELECT id, caller_key, charge, payment_intent, amount, currency, reason, state, refund_id, answer, created_at FROM refund_intent ",
             $rest
         )
     };
@@ -64,6 +65,7 @@ impl Store {
         Ok(self.engine.write(Batch::new().guard(sql, params).journal(fact)).await?.affected(0) == 1)
     }
 
+    /// Writes what came of an intent; false if it had come to its good end before, which a repetition then changes no more.
     pub async fn end_refund_intent(
         &self,
         id: &str,
@@ -72,10 +74,11 @@ impl Store {
         answer: &Json,
         now: DateTime<Utc>,
         fact: Fact,
-    ) -> Result<()> {
-        let sql = "UPDATE refund_intent SET state = ?2, refund_id = ?3, answer = ?4, updated_at = ?5 WHERE id = ?1";
+    ) -> Result<bool> {
+        let sql =
+            "UPDATE refund_intent SET state = ?2, refund_id = ?3, answer = ?4, updated_at = ?5 WHERE id = ?1 AND state <> 'succeeded'";
         let params = vec![id.into(), state.into(), refund_id.into(), answer.into(), now.into()];
-        self.engine.write(Batch::new().guard(sql, params).journal(fact)).await.map(|_| ())
+        Ok(self.engine.write(Batch::new().guard(sql, params).journal(fact)).await?.affected(0) == 1)
     }
 
     pub async fn refund_intent(&self, id: &str) -> Result<Option<RefundIntent>> {
@@ -139,5 +142,6 @@ fn intent_row(row: &Row) -> Result<RefundIntent> {
         state: row.text(7)?.to_owned(),
         refund_id: row.opt_text(8)?,
         answer: row.opt_text(9)?.map(|t| serde_json::from_str(&t)).transpose()?,
+        created_at: row.time(10)?,
     })
 }

@@ -7,16 +7,17 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, params_from_iter, types::ValueRef};
+use rusqlite::{Connection, params_from_iter, types::ValueRef};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     chain::Chain,
+    database_file::{Identity, open_reader, open_writer},
     engine::{Batch, Engine, Outcome, Outcomes, Pending, Row, Step, Value},
 };
 use crate::error::{Code, Error, Result};
@@ -33,7 +34,8 @@ struct Job {
 }
 
 pub struct Sqlite {
-    path: PathBuf,
+    file: Identity,
+    failing: Arc<AtomicBool>,
     sender: Mutex<Option<mpsc::Sender<Job>>>,
     readers: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<tokio::sync::Semaphore>,
@@ -43,7 +45,7 @@ pub struct Sqlite {
 
 impl std::fmt::Debug for Sqlite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sqlite").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Sqlite").field("path", &self.file.path).finish_non_exhaustive()
     }
 }
 
@@ -54,18 +56,20 @@ impl Sqlite {
     pub fn open(path: &Path, migrations: &'static [&'static str], writer: Option<&str>) -> Result<Self> {
         let connection = open_writer(path, migrations).map_err(|e| e.context(format!("cannot open the database {}", path.display())))?;
         let chain = writer.map(|w| Chain::load(&connection, w)).transpose()?;
+        let file = Identity::of(path)?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let (waiting, failing) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn({
-                let waiting = waiting.clone();
-                move || run_writer(connection, chain, receiver, &waiting)
+                let (waiting, failing, file) = (waiting.clone(), failing.clone(), file.clone());
+                move || run_writer(connection, chain, receiver, &waiting, &Health { file, failing })
             })
             .map_err(Error::from)?;
         let readers = (0..READERS).map(|_| open_reader(path)).collect::<Result<Vec<_>>>()?;
         Ok(Self {
-            path: path.to_owned(),
+            file,
+            failing,
             sender: Mutex::new(Some(sender)),
             readers: Arc::new(Mutex::new(readers)),
             permits: Arc::new(tokio::sync::Semaphore::new(READERS)),
@@ -110,21 +114,29 @@ impl Engine for Sqlite {
     }
 
     fn copy_to(&self, target: PathBuf) -> Pending<'_, ()> {
-        let source = self.path.clone();
+        let (readers, file) = (self.readers.clone(), self.file.clone());
         Box::pin(async move {
+            let permit = self.permits.clone().acquire_owned().await.map_err(|_| closed())?;
             tokio::task::spawn_blocking(move || {
-                let from = open_reader(&source)?;
-                let mut to = Connection::open(&target).map_err(sql_error)?;
-                let backup = rusqlite::backup::Backup::new(&from, &mut to).map_err(sql_error)?;
-                backup.run_to_completion(1024, Duration::from_millis(1), None).map_err(sql_error)?;
-                drop(backup);
-                // A copy that carries its own content and needs no -wal file beside it.
-                to.pragma_update(None, "journal_mode", "DELETE").map_err(sql_error)?;
-                to.close().map_err(|(_, e)| sql_error(e))
+                file.check()?;
+                // Over a connection that is open already: it reads the very database that is written, whatever lies at the path.
+                let from = lock(&readers).pop().ok_or_else(closed)?;
+                let copied = copy(&from, &target);
+                lock(&readers).push(from);
+                drop(permit);
+                copied
             })
             .await
             .map_err(Error::internal)?
         })
+    }
+
+    fn check(&self) -> Result<()> {
+        self.file.check()
+    }
+
+    fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     fn depth(&self) -> usize {
@@ -160,16 +172,43 @@ fn closed() -> Error {
     Error::unavailable("store_closed", "the store is closed")
 }
 
-fn run_writer(mut connection: Connection, mut chain: Option<Chain>, mut receiver: mpsc::Receiver<Job>, waiting: &AtomicUsize) {
+fn copy(from: &Connection, target: &Path) -> Result<()> {
+    let mut to = Connection::open(target).map_err(sql_error)?;
+    let backup = rusqlite::backup::Backup::new(from, &mut to).map_err(sql_error)?;
+    backup.run_to_completion(1024, Duration::from_millis(1), None).map_err(sql_error)?;
+    drop(backup);
+    // A copy that carries its own content and needs no -wal file beside it.
+    to.pragma_update(None, "journal_mode", "DELETE").map_err(sql_error)?;
+    to.close().map_err(|(_, e)| sql_error(e))
+}
+
+struct Health {
+    file: Identity,
+    /// Whether the last group could not be written.
+    failing: Arc<AtomicBool>,
+}
+
+fn run_writer(
+    mut connection: Connection,
+    mut chain: Option<Chain>,
+    mut receiver: mpsc::Receiver<Job>,
+    waiting: &AtomicUsize,
+    health: &Health,
+) {
     let mut jobs = Vec::with_capacity(GROUP);
     while receiver.blocking_recv_many(&mut jobs, GROUP) > 0 {
         waiting.fetch_sub(jobs.len(), Ordering::Relaxed);
         let before = chain.clone();
         let (batches, replies): (Vec<_>, Vec<_>) = jobs.drain(..).map(|j| (j.batch, j.reply)).unzip();
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| commit_group(&mut connection, chain.as_mut(), &batches)))
-            .unwrap_or_else(|_| Err(Error::internal("the store's writer panicked; the group was rolled back")));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            commit_group(&mut connection, chain.as_mut(), &batches, &health.file)
+        }))
+        .unwrap_or_else(|_| Err(Error::internal("the store's writer panicked; the group was rolled back")));
         match result {
             Ok(outcomes) => {
+                if health.failing.swap(false, Ordering::Relaxed) {
+                    tracing::warn!(target: "store", "the database takes writes again");
+                }
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     let _ = reply.send(outcome); // the caller may have given up; the row stays
                 }
@@ -179,7 +218,11 @@ fn run_writer(mut connection: Connection, mut chain: Option<Chain>, mut receiver
                 if !connection.is_autocommit() {
                     let _ = connection.execute_batch("ROLLBACK");
                 }
-                tracing::error!(target: "store", error = %error, batches = batches.len(), "a group of writes was rolled back");
+                // Said once, not once a group: the disk may be full, and the log lies on it.
+                if !health.failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(target: "store", error = %error, "the database takes no writes; nothing is acknowledged until it does");
+                }
+                let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)"); // gives back what space it can
                 for reply in replies {
                     let _ = reply.send(Err(error.clone()));
                 }
@@ -190,7 +233,12 @@ fn run_writer(mut connection: Connection, mut chain: Option<Chain>, mut receiver
 }
 
 /// Runs every batch in a savepoint and commits them together. The outer error means that nothing was written.
-fn commit_group(connection: &mut Connection, mut chain: Option<&mut Chain>, batches: &[Batch]) -> Result<Vec<Result<Outcomes>>> {
+fn commit_group(
+    connection: &mut Connection,
+    mut chain: Option<&mut Chain>,
+    batches: &[Batch],
+    file: &Identity,
+) -> Result<Vec<Result<Outcomes>>> {
     connection.execute_batch("BEGIN IMMEDIATE").map_err(sql_error)?;
     let mut outcomes = Vec::with_capacity(batches.len());
     for batch in batches {
@@ -210,6 +258,7 @@ fn commit_group(connection: &mut Connection, mut chain: Option<&mut Chain>, batc
     if let Some(chain) = chain {
         chain.write_head(connection)?;
     }
+    file.check()?;
     connection.execute_batch("COMMIT").map_err(sql_error)?;
     Ok(outcomes)
 }
@@ -281,48 +330,8 @@ fn from_sql(value: ValueRef<'_>) -> Result<Value> {
     })
 }
 
-fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection> {
-    restrict(path)?;
-    let connection = Connection::open(path).map_err(sql_error)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(sql_error)?;
-    connection
-        .execute_batch(
-            "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-             PRAGMA wal_autocheckpoint = 8000; PRAGMA cache_size = -65536;",
-        )
-        .map_err(sql_error)?;
-    connection.set_prepared_statement_cache_capacity(128);
-    let version: usize =
-        connection.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0)).map_err(sql_error)?.try_into().unwrap_or(usize::MAX);
-    if version > migrations.len() {
-        return Err(Error::invalid("schema_too_new", format!("its schema is version {version}, this program knows {}", migrations.len())));
-    }
-    for (index, sql) in migrations.iter().enumerate().skip(version) {
-        connection
-            .execute_batch(&format!("BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {}; COMMIT;", index + 1))
-            .map_err(|e| sql_error(e).context(format!("migration {}", index + 1)))?;
-    }
-    Ok(connection)
-}
-
-/// The database holds customers' addresses: nobody but its owner reads it. Its companion files get the mode it has when it is opened.
-fn restrict(path: &Path) -> Result<()> {
-    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-    let file = std::fs::File::options().create(true).append(true).mode(0o600).open(path)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    Ok(())
-}
-
-fn open_reader(path: &Path) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let connection = Connection::open_with_flags(path, flags).map_err(sql_error)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(sql_error)?;
-    connection.set_prepared_statement_cache_capacity(128);
-    Ok(connection)
-}
-
 /// A database that is full, locked or gone is `unavailable`: the caller may try again. The rest is ours to mend.
-fn sql_error(error: rusqlite::Error) -> Error {
+pub(super) fn sql_error(error: rusqlite::Error) -> Error {
     use rusqlite::ErrorCode as E;
     match error.sqlite_error_code() {
         Some(E::NotADatabase) => Error::new(Code::Invalid, "not_a_database", "the file is not an SQLite database"),
@@ -332,18 +341,4 @@ fn sql_error(error: rusqlite::Error) -> Error {
         Some(E::ConstraintViolation) => Error::conflict("constraint", format!("database: {error}")),
         _ => Error::internal(format!("database: {error}")),
     }
-}
-
-/// Asks SQLite whether a database file that nobody writes is whole.
-pub fn check_integrity(path: &Path) -> Result<()> {
-    let connection = open_reader(path)?;
-    let rows = query(&connection, "PRAGMA integrity_check", &[])?;
-    match rows.first().map(|r| r.text(0)).transpose()? {
-        Some("ok") => Ok(()),
-        other => Err(Error::invalid("database_damaged", format!("{}: {}", path.display(), other.unwrap_or("no answer")))),
-    }
-}
-/// The number of migrations a database file has seen; the file is only read.
-pub fn schema_version(path: &Path) -> Result<i64> {
-    query(&open_reader(path)?, "PRAGMA user_version", &[])?.first().map_or(Ok(0), |row| row.int(0))
 }

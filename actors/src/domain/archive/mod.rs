@@ -19,6 +19,9 @@ pub struct Manifest {
     pub schema: u32,
     /// RFC 3339, UTC.
     pub created: DateTime<Utc>,
+    /// Digest of the archive file it describes, 64 hex digits; empty before there is one.
+    #[serde(default)]
+    pub archive_sha256: String,
     /// By path.
     pub entries: Vec<Entry>,
 }
@@ -41,7 +44,7 @@ pub struct Entry {
 impl Manifest {
     /// An empty manifest of the present schema.
     pub fn new(created: DateTime<Utc>) -> Self {
-        Self { schema: SCHEMA, created, entries: Vec::new() }
+        Self { schema: SCHEMA, created, archive_sha256: String::new(), entries: Vec::new() }
     }
 
     /// Bytes of all files together.
@@ -155,7 +158,10 @@ mod tests {
         let good = manifest(vec![entry("logs/a"), entry("logs/%FF")]);
         assert_eq!((good.check(), good.total_bytes()), (Ok(()), 10));
         let text = serde_json::to_string(&good).unwrap();
-        assert!(text.starts_with(r#"{"schema":1,"created":"1970-01-01T00:00:00Z","entries":[{"path":"logs/a","size":5,"#), "{text}");
+        assert!(
+            text.starts_with(r#"{"schema":1,"created":"1970-01-01T00:00:00Z","archive_sha256":"","entries":[{"path":"logs/a","size":5,"#),
+            "{text}"
+        );
         assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), good);
         let bad = [
             Manifest { schema: 2, ..good.clone() },

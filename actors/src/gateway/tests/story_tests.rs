@@ -166,14 +166,60 @@ async fn an_interrupted_refund_is_finished_once() {
         state: "intended".into(),
         refund_id: None,
         answer: None,
+        created_at: chrono::DateTime::UNIX_EPOCH,
     };
-    assert!(env.store().insert_refund_intent(&intent, env.now(), env.fact("refund.intent", &intent.id, json!({}))).await.unwrap());
+    let before = env.now() - chrono::TimeDelta::minutes(2); // by the process before
+    assert!(env.store().insert_refund_intent(&intent, before, env.fact("refund.intent", &intent.id, json!({}))).await.unwrap());
     // The provider did it, and the answer was lost with the process.
     env.provider().create_refund(&intent.charge, Some(1000), None, &intent.id).await.unwrap();
     assert_eq!(refund_last::resume_open_intents(env).await.unwrap(), 1);
     assert_eq!(refund_last::resume_open_intents(env).await.unwrap(), 0);
     let ended = env.store().refund_intent(&intent.id).await.unwrap().unwrap();
     assert_eq!((ended.state.as_str(), &ended.answer.unwrap()["replayed"]), ("succeeded", &json!(true)));
+    it.daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refund_whose_answer_was_lost_is_answered_when_it_is_asked_again() {
+    let it = Running::start(&[]).await;
+    let made = invoice(&it, &json!({"amount_minor": 1000, "email": "a@b.c"})).await;
+    pay(&it, &made).await;
+    let env = &it.daemon.env;
+    let control = format!("http://{}/_control/chaos", env.sandbox_address().unwrap());
+    it.http.put(control).body(json!({"error_after_commit": 1}).to_string()).send().await.unwrap();
+    let asked = refund_last::Asked { asked_by: "test".into(), ..refund_last::Asked::default() };
+    assert!(refund_last::refund_last(env, &asked).await.is_err());
+    let answer = refund_last::refund_last(env, &asked).await.unwrap();
+    assert_eq!((&answer["amount_minor"], &answer["status"], &answer["replayed"]), (&json!(1000), &json!("succeeded"), &json!(true)));
+    assert_eq!(refund_last::refund_last(env, &asked).await.unwrap_err().reason, "nothing_to_refund");
+    let refunds = env.provider().refunds_of_charge(answer["payment_id"].as_str().unwrap()).await.unwrap();
+    assert_eq!(refunds.len(), 1);
+    it.daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn refunds_asked_for_at_once_are_made_once_each_or_refused() {
+    let it = Running::start(&[]).await;
+    let made = invoice(&it, &json!({"amount_minor": 1000, "email": "a@b.c"})).await;
+    pay(&it, &made).await;
+    let env = &it.daemon.env;
+    let asked = |key: &str| refund_last::Asked {
+        amount_minor: Some(100),
+        idempotency_key: Some(key.into()),
+        asked_by: "test".into(),
+        ..refund_last::Asked::default()
+    };
+    let (one, two) = (asked("c1"), asked("c2"));
+    let answers = futures_util::future::join(refund_last::refund_last(env, &one), refund_last::refund_last(env, &two)).await;
+    let good = [&answers.0, &answers.1].into_iter().filter(|a| a.is_ok()).count();
+    let charge = env.provider().charges(1).await.unwrap().remove(0);
+    assert_eq!(charge["amount_refunded"], json!(100 * good), "{answers:?}");
+    for bad in [answers.0, answers.1].into_iter().filter_map(Result::err) {
+        assert_eq!(bad.reason, "refund_running");
+    }
+    // The log has a line per refund, however often it was asked for.
+    let lines = std::fs::read_to_string(env.log_path("refunds.log")).unwrap();
+    assert_eq!(lines.lines().filter(|l| l.contains("\"ok\":true")).count(), good, "{lines}");
     it.daemon.stop().await.unwrap();
 }
 
