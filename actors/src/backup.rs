@@ -11,7 +11,6 @@ use std::{
 use chrono::{DateTime, Utc};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
-use tokio::task::JoinSet;
 
 use crate::{
     actor::{self, Probe, Probed, Reply},
@@ -24,7 +23,7 @@ use crate::{
     env::{Env, blocking, rfc3339},
     error::{Context as _, Error, Result},
     store::{BackupRow, Store},
-    task::{Record, Run},
+    task::{OneRun, Record, Run},
 };
 
 pub const NOUN: &str = "backup";
@@ -53,40 +52,24 @@ pub async fn run(run: &Run) -> Result<Record> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Backup;
 
-#[derive(Default)]
-pub struct State {
-    work: JoinSet<()>,
-    run_id: String,
-}
-
 impl Actor for Backup {
     type Msg = Message;
-    type State = State;
+    type State = OneRun;
     type Arguments = Env;
 
-    async fn pre_start(&self, _: ActorRef<Message>, _: Env) -> Result<State, ActorProcessingErr> {
-        Ok(State::default())
+    async fn pre_start(&self, _: ActorRef<Message>, _: Env) -> Result<OneRun, ActorProcessingErr> {
+        Ok(OneRun::default())
     }
 
-    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut OneRun) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Run { run, reply } => state.start(run, reply),
+            Message::Run { run, reply } => {
+                let busy = Error::conflict("backup_running", "a backup is running");
+                state.start(&run.clone(), reply, busy, async move { back_up(&run).await });
+            }
             Message::Probe(probe, reply) => actor::answer(probe, reply),
         }
         Ok(())
-    }
-}
-
-impl State {
-    fn start(&mut self, run: Run, reply: Reply<Record>) {
-        while self.work.try_join_next().is_some() {}
-        if self.work.is_empty() {
-            self.run_id.clone_from(&run.run_id);
-            self.work.spawn(async move { actor::respond(reply, back_up(&run).await) });
-        } else {
-            let error = Error::conflict("backup_running", "a backup is running").with("run_id", self.run_id.clone());
-            actor::respond(reply, Err(error));
-        }
     }
 }
 

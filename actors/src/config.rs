@@ -365,13 +365,20 @@ impl Secrets {
     }
 }
 
+/// The mode of a provider's secret or restricted key, by its prefix; `None` for anything else, which must be refused.
+pub fn mode_of_key(key: &str) -> Option<ProviderMode> {
+    let rest = key.strip_prefix("sk_").or_else(|| key.strip_prefix("rk_"))?;
+    match rest.split_once('_') {
+        Some(("test", secret)) if !secret.is_empty() => Some(ProviderMode::Test),
+        Some(("live", secret)) if !secret.is_empty() => Some(ProviderMode::Live),
+        _ => None,
+    }
+}
+
 /// Fails closed: a live key in test mode, a test key in live mode and an unknown prefix are refused.
 fn check_provider_key(mode: ProviderMode, key: &str) -> Result<SecretString> {
-    let prefix_mode = match key.split('_').collect::<Vec<_>>()[..] {
-        ["sk" | "rk", "test", _, ..] => ProviderMode::Test,
-        ["sk" | "rk", "live", _, ..] => ProviderMode::Live,
-        _ => return Err(Error::invalid("configuration", "STRIPE_SECRET_KEY must start with sk_test_, rk_test_, sk_live_ or rk_live_")),
-    };
+    let prefix_mode = mode_of_key(key)
+        .ok_or_else(|| Error::invalid("configuration", "STRIPE_SECRET_KEY must start with sk_test_, rk_test_, sk_live_ or rk_live_"))?;
     if prefix_mode == mode {
         Ok(key.to_owned().into())
     } else {
@@ -445,6 +452,23 @@ mod tests {
         std::fs::write(&file, "[slo]\np95 = 3\n").unwrap();
         let message = Config::load(Some(&file), &environment(&[])).expect_err("refused").message;
         assert!(message.contains("slo.p95_ms"), "{message}");
+    }
+
+    #[test]
+    fn the_mode_is_read_from_the_keys_prefix_only() {
+        for (key, mode) in [
+            ("sk_test_1", Some(ProviderMode::Test)),
+            ("rk_test_1", Some(ProviderMode::Test)),
+            ("sk_live_1", Some(ProviderMode::Live)),
+            ("rk_live_1", Some(ProviderMode::Live)),
+            ("pk_test_1", None),
+            ("sk_test_", None),
+            ("sk_test", None),
+            ("sk_prod_1", None),
+            ("", None),
+        ] {
+            assert_eq!(mode_of_key(key), mode, "{key}");
+        }
     }
 
     #[test]

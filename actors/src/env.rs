@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -269,11 +269,6 @@ impl Env {
     fn read_json(path: &Path) -> Result<Json> {
         let text = std::fs::read(path).context(format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text).map_err(|e| Error::invalid("not_json", format!("{} is not JSON: {e}", path.display())))
-    }
-
-    /// When `seconds` have passed from now.
-    pub fn in_seconds(&self, seconds: i64) -> DateTime<Utc> {
-        self.now() + TimeDelta::seconds(seconds)
     }
 }
 

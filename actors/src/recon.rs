@@ -7,7 +7,6 @@ use std::{collections::HashSet, io::Write as _, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
-use tokio::task::JoinSet;
 
 use crate::{
     actor::{self, Probe, Probed, Reply},
@@ -20,7 +19,7 @@ use crate::{
     error::{Error, Result},
     providers::stripe::API_VERSION,
     store::NewRecon,
-    task::{Record, Run},
+    task::{OneRun, Record, Run},
 };
 
 pub const NOUN: &str = "recon";
@@ -49,36 +48,24 @@ pub async fn payouts(run: &Run) -> Result<Record> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Recon;
 
-pub struct State {
-    work: JoinSet<()>,
-}
-
 impl Actor for Recon {
     type Msg = Message;
-    type State = State;
+    type State = OneRun;
     type Arguments = Env;
 
-    async fn pre_start(&self, _: ActorRef<Message>, _: Env) -> Result<State, ActorProcessingErr> {
-        Ok(State { work: JoinSet::new() })
+    async fn pre_start(&self, _: ActorRef<Message>, _: Env) -> Result<OneRun, ActorProcessingErr> {
+        Ok(OneRun::default())
     }
 
-    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut OneRun) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Payouts { run, reply } => state.start(run, reply),
+            Message::Payouts { run, reply } => {
+                let busy = Error::conflict("recon_running", "a reconciliation is running");
+                state.start(&run.clone(), reply, busy, async move { reconcile_payouts(&run).await });
+            }
             Message::Probe(probe, reply) => actor::answer(probe, reply),
         }
         Ok(())
-    }
-}
-
-impl State {
-    fn start(&mut self, run: Run, reply: Reply<Record>) {
-        while self.work.try_join_next().is_some() {}
-        if self.work.is_empty() {
-            self.work.spawn(async move { actor::respond(reply, reconcile_payouts(&run).await) });
-        } else {
-            actor::respond(reply, Err(Error::conflict("recon_running", "a reconciliation is running")));
-        }
     }
 }
 

@@ -6,9 +6,10 @@ use std::{backtrace::Backtrace, cell::RefCell, panic::AssertUnwindSafe, sync::On
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt as _;
 use serde_json::{Map, Value as Json, json};
+use tokio::task::JoinSet;
 
 use crate::{
-    actor::Boxed,
+    actor::{Boxed, Reply, respond},
     domain::{
         backoff::Backoff,
         schedule::{CatchUp, Schedule},
@@ -32,6 +33,26 @@ pub struct Run {
     /// `schedule`, `catch_up` or `manual`.
     pub cause: &'static str,
     pub asked_by: Option<String>,
+}
+
+/// The one long run that an actor carries out at a time, in a task of its own so that the mailbox goes on; it ends with the actor.
+#[derive(Debug, Default)]
+pub struct OneRun {
+    work: JoinSet<()>,
+    run_id: String,
+}
+
+impl OneRun {
+    /// Starts the work and answers with its result; while another is going on, with `busy` and that one's `run_id`.
+    pub fn start(&mut self, run: &Run, reply: Reply<Record>, busy: Error, work: impl Future<Output = Result<Record>> + Send + 'static) {
+        while self.work.try_join_next().is_some() {}
+        if self.work.is_empty() {
+            self.run_id.clone_from(&run.run_id);
+            self.work.spawn(async move { respond(reply, work.await) });
+        } else {
+            respond(reply, Err(busy.with("run_id", self.run_id.clone())));
+        }
+    }
 }
 
 /// What a run leaves behind: the members of its record (`ok`, `ts` and `run_id` are put in front). `ok` is true unless the record

@@ -6,9 +6,9 @@ use serde_json::{Value as Json, json};
 
 use super::{by_provider, fingerprint};
 use crate::{
+    config::ProviderMode,
     env::{Env, rfc3339},
     error::{Code, Error, Result},
-    providers::Mode,
     store::RefundIntent,
 };
 
@@ -102,7 +102,7 @@ pub async fn refund_last(env: &Env, asked: &Asked) -> Result<Json> {
 
 /// Three guards, of which each would do: the mode, the key's kind, and later the charge's own `livemode`.
 fn test_mode(env: &Env) -> Result<()> {
-    if env.config().provider.mode.is_live() || env.provider().mode() != Some(Mode::Test) { Err(live()) } else { Ok(()) }
+    if env.config().provider.mode.is_live() || env.provider().mode() != Some(ProviderMode::Test) { Err(live()) } else { Ok(()) }
 }
 
 fn live() -> Error {

@@ -143,11 +143,6 @@ impl Client {
         self.list_all("/v1/balance_transactions", &[from, to, with_source()]).await
     }
 
-    /// The movements of one charge, refund, dispute or payout.
-    pub async fn balance_transactions_of_source(&self, source: &str) -> Result<Vec<Value>> {
-        self.list_all("/v1/balance_transactions", &[("source", source.into())]).await
-    }
-
     /// Disputes created in the window, both ends included.
     pub async fn disputes(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
         self.list_all("/v1/disputes", &window(created_gte, created_lte)).await

@@ -14,6 +14,7 @@ use reqwest::{
 use serde_json::Value;
 
 use crate::{
+    config::{ProviderMode, mode_of_key},
     domain::backoff::Backoff,
     error::{Code, Error, Result},
     files,
@@ -33,24 +34,6 @@ const RETRY: Backoff = Backoff::new(500, 2, 5000);
 const LONGEST_RETRY_AFTER_S: u64 = 30;
 /// Pages of one list: a million objects, after which something is wrong.
 const PAGES: usize = 10_000;
-
-/// Whether real money can move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    Test,
-    Live,
-}
-
-/// The mode of a secret or restricted key, by its prefix; `None` for anything else, which must be refused.
-pub fn mode_of_key(key: &str) -> Option<Mode> {
-    let rest = key.strip_prefix("sk_").or_else(|| key.strip_prefix("rk_"))?;
-    match rest.split_once('_') {
-        Some(("test", secret)) if !secret.is_empty() => Some(Mode::Test),
-        Some(("live", secret)) if !secret.is_empty() => Some(Mode::Live),
-        _ => None,
-    }
-}
 
 /// A successful answer.
 #[derive(Clone, Debug)]
@@ -112,7 +95,7 @@ impl Client {
     }
 
     /// Of this client's key.
-    pub fn mode(&self) -> Option<Mode> {
+    pub fn mode(&self) -> Option<ProviderMode> {
         mode_of_key(&self.key)
     }
 
@@ -311,23 +294,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn the_mode_is_read_from_the_keys_prefix_only() {
-        for (key, mode) in [
-            ("sk_test_1", Some(Mode::Test)),
-            ("rk_test_1", Some(Mode::Test)),
-            ("sk_live_1", Some(Mode::Live)),
-            ("rk_live_1", Some(Mode::Live)),
-            ("pk_test_1", None),
-            ("sk_test_", None),
-            ("sk_test", None),
-            ("sk_prod_1", None),
-            ("", None),
-        ] {
-            assert_eq!(mode_of_key(key), mode, "{key}");
-        }
-    }
 
     #[test]
     fn the_key_is_never_printed() {
