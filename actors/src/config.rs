@@ -65,7 +65,16 @@ section!(Supervisor {
     stop_timeout_ms: u64,
     drills: bool,
 });
-section!(Timer { enabled: bool, stop_grace_s: u64 });
+section!(Timer {
+    enabled: bool,
+    stop_grace_s: u64,
+    max_running: usize,
+    lease_s: u64,
+    objective: f64,
+    history_days: i64,
+    result_days: i64,
+    max_result_bytes: usize,
+});
 section!(Log { level: String, max_bytes: u64, keep: u32 });
 
 /// Which payment provider the daemon talks to.

@@ -1,27 +1,18 @@
-//! What a scheduled task is, and how one run of it goes: dependency, attempts with a timeout, panics kept as failures, output
-//! files, the end written to the occurrence ledger. The timer decides *when*; the files in `tasks/` say *what*.
+//! What a scheduled task is: one row of the task table with its schedule, its policies and its work, what a run of it may touch and what
+//! it leaves behind. The timer decides *when*; `execution.rs` carries a run out; the files in `tasks/` say *what*.
 
-use std::{backtrace::Backtrace, cell::RefCell, panic::AssertUnwindSafe, sync::Once, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::FutureExt as _;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 use tokio::task::JoinSet;
 
 use crate::{
     actor::{Boxed, Reply, respond},
-    domain::{
-        backoff::Backoff,
-        schedule::{CatchUp, Schedule},
-    },
-    env::{Env, rfc3339},
+    domain::schedule::{CatchUp, Overlap, Policy, Schedule},
+    env::Env,
     error::{Error, Result},
-    store::RunEnd,
 };
-
-/// How long the end of a run is offered to a store that does not take it, before the next start-up resolves it as an orphan.
-const END_TRIES: u32 = 60;
-const RETRY: Backoff = Backoff::new(1000, 4, 60_000);
 
 /// One run of a task: what it may touch and which occurrence it is.
 #[derive(Clone, Debug)]
@@ -30,9 +21,11 @@ pub struct Run {
     pub run_id: String,
     /// The due time, or the time of asking for a manual run. Dated files take their date from it.
     pub slot: DateTime<Utc>,
-    /// `schedule`, `catch_up` or `manual`.
+    /// `schedule`, `catch_up`, `manual` or `backfill`.
     pub cause: &'static str,
     pub asked_by: Option<String>,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
 }
 
 /// The one long run that an actor carries out at a time, in a task of its own so that the mailbox goes on; it ends with the actor.
@@ -79,11 +72,7 @@ pub struct TaskSpec {
     /// One sentence.
     pub doc: &'static str,
     pub schedule: Schedule,
-    pub catch_up: CatchUp,
-    /// Per attempt.
-    pub timeout: Duration,
-    /// Further attempts after a retryable error.
-    pub retries: u32,
+    pub policy: Policy,
     pub after: Option<After>,
     /// File under `logs/` that holds the latest record, and the one that holds all.
     pub latest: Option<&'static str>,
@@ -94,15 +83,13 @@ pub struct TaskSpec {
 
 impl TaskSpec {
     pub fn new(name: &'static str, owner: &'static str, schedule: Schedule, doc: &'static str) -> Self {
-        let catch_up = schedule.default_catch_up();
+        let policy = Policy::new(schedule.default_catch_up());
         Self {
             name,
             owner,
             doc,
             schedule,
-            catch_up,
-            timeout: Duration::from_mins(5),
-            retries: 0,
+            policy,
             after: None,
             latest: None,
             history: None,
@@ -124,13 +111,25 @@ impl TaskSpec {
 
     #[must_use]
     pub fn timeout_s(mut self, seconds: u64) -> Self {
-        self.timeout = Duration::from_secs(seconds);
+        self.policy.timeout = Duration::from_secs(seconds);
         self
     }
 
     #[must_use]
     pub fn retries(mut self, retries: u32) -> Self {
-        self.retries = retries;
+        self.policy.retries = retries;
+        self
+    }
+
+    #[must_use]
+    pub fn catch_up(mut self, catch_up: CatchUp) -> Self {
+        self.policy.catch_up = catch_up;
+        self
+    }
+
+    #[must_use]
+    pub fn overlap(mut self, overlap: Overlap) -> Self {
+        self.policy.overlap = overlap;
         self
     }
 
@@ -139,171 +138,4 @@ impl TaskSpec {
         self.after = Some(after);
         self
     }
-}
-
-/// Carries a claimed run to its end and writes that end. Never fails: what goes wrong is the end's `error`.
-pub async fn carry_out(spec: &TaskSpec, run: Run) {
-    let end = match waited_for(spec, &run).await {
-        Ok(()) => attempts(spec, &run).await,
-        Err(error) => RunEnd {
-            state: "skipped",
-            reason: Some("dependency"),
-            attempts: 0,
-            ended_at: run.env.now(),
-            error: Some(error.message),
-            result: None,
-        },
-    };
-    finish(spec, &run, end).await;
-}
-
-async fn waited_for(spec: &TaskSpec, run: &Run) -> Result<()> {
-    let Some(after) = spec.after.filter(|_| run.cause != "manual") else { return Ok(()) };
-    let deadline = tokio::time::Instant::now() + after.wait;
-    loop {
-        let found = run.env.store().run_between(after.task, run.slot - after.within, run.slot).await;
-        match found {
-            Ok(Some(other)) if matches!(other.state.as_str(), "pending" | "running") => {}
-            Ok(_) => break,
-            Err(error) if error.is_retryable() => {}
-            Err(error) => return Err(error),
-        }
-        if tokio::time::Instant::now() >= deadline {
-            return Err(Error::unavailable("dependency", format!("{} had not ended after {} s", after.task, after.wait.as_secs())));
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    run.env.store().start_pending(&run.run_id, run.env.now()).await
-}
-
-async fn attempts(spec: &TaskSpec, run: &Run) -> RunEnd {
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        let outcome = one_attempt(spec, run).await;
-        let (state, error) = match outcome {
-            Ok(record) => {
-                let result = stamped(run, record);
-                match leave(spec, run, &result).await {
-                    Ok(()) => return ended(run, "succeeded", attempt, None, Some(result)),
-                    Err(error) => ("failed", error),
-                }
-            }
-            Err(End::TimedOut) => ("timed_out", Error::unavailable("timeout", format!("no answer within {} s", spec.timeout.as_secs()))),
-            Err(End::Failed(error)) => ("failed", error),
-        };
-        if attempt > spec.retries || !error.is_retryable() {
-            leave_failure(spec, run, &error).await;
-            return ended(run, state, attempt, Some(error.message), None);
-        }
-        tracing::warn!(task = spec.name, run_id = run.run_id, attempt, %error, "an attempt failed; trying again");
-        tokio::time::sleep(Duration::from_millis(RETRY.delay_ms(attempt, crate::files::random_unit()))).await;
-    }
-}
-
-enum End {
-    Failed(Error),
-    TimedOut,
-}
-
-async fn one_attempt(spec: &TaskSpec, run: &Run) -> std::result::Result<Record, End> {
-    let work = spec.work.ok_or_else(|| End::Failed(Error::conflict("planned", format!("{} is planned and cannot run yet", spec.name))))?;
-    keep_panics();
-    let caught = AssertUnwindSafe(async move { work(run.clone()).await }).catch_unwind();
-    match tokio::time::timeout(spec.timeout, caught).await {
-        Ok(Ok(result)) => result.map_err(End::Failed),
-        Ok(Err(_)) => {
-            let kept = LAST_PANIC.with_borrow_mut(Option::take);
-            Err(End::Failed(Error::internal(kept.map_or_else(|| "panicked".to_owned(), |(text, trace)| format!("{text}\n{trace}")))))
-        }
-        Err(_) => Err(End::TimedOut),
-    }
-}
-
-fn ended(run: &Run, state: &'static str, attempts: u32, error: Option<String>, result: Option<Json>) -> RunEnd {
-    RunEnd { state, reason: None, attempts, ended_at: run.env.now(), error, result }
-}
-
-/// Puts `ok`, `ts` and `run_id` in front of a record.
-fn stamped(run: &Run, mut record: Record) -> Json {
-    let mut whole = Map::new();
-    whole.insert("ok".into(), record.shift_remove("ok").unwrap_or(Json::Bool(true)));
-    whole.insert("ts".into(), record.shift_remove("ts").unwrap_or_else(|| rfc3339(run.env.now()).into()));
-    whole.insert("run_id".into(), run.run_id.clone().into());
-    whole.append(&mut record);
-    Json::Object(whole)
-}
-
-async fn leave(spec: &TaskSpec, run: &Run, result: &Json) -> Result<()> {
-    if let Some(latest) = spec.latest {
-        run.env.write_report(run.env.log_path(latest), result.clone()).await?;
-    }
-    if let Some(history) = spec.history {
-        run.env.append(run.env.log_path(history), result.clone()).await?;
-    }
-    Ok(())
-}
-
-/// A failed run is in the history too; the latest good report stays.
-async fn leave_failure(spec: &TaskSpec, run: &Run, error: &Error) {
-    let Some(history) = spec.history else { return };
-    let line = json!({"ok": false, "ts": rfc3339(run.env.now()), "run_id": run.run_id, "error": error.message, "reason": error.reason});
-    if let Err(error) = run.env.append(run.env.log_path(history), line).await {
-        tracing::error!(task = spec.name, %error, "the failure could not be written to the history");
-    }
-}
-
-async fn finish(spec: &TaskSpec, run: &Run, end: RunEnd) {
-    match &end.error {
-        None => tracing::info!(
-            task = spec.name,
-            run_id = run.run_id,
-            cause = run.cause,
-            state = end.state,
-            attempts = end.attempts,
-            "run ended"
-        ),
-        Some(error) => tracing::error!(
-            task = spec.name,
-            run_id = run.run_id,
-            cause = run.cause,
-            state = end.state,
-            attempts = end.attempts,
-            error,
-            "run ended"
-        ),
-    }
-    for attempt in 1..=END_TRIES {
-        let data = json!({"task": spec.name, "slot": rfc3339(run.slot), "cause": run.cause, "state": end.state, "error": end.error});
-        match run.env.store().end_run(&run.run_id, &end, run.env.fact("run.ended", &run.run_id, data)).await {
-            Ok(_) => return,
-            Err(error) if attempt == 1 => {
-                tracing::error!(task = spec.name, run_id = run.run_id, %error, "the end of a run could not be stored; trying on");
-            }
-            Err(_) => {}
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-thread_local! {
-    static LAST_PANIC: RefCell<Option<(String, Backtrace)>> = const { RefCell::new(None) };
-}
-
-/// Keeps the text, place and backtrace of a panic for whoever catches it on this thread, and logs it as one line.
-pub fn keep_panics() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !tracing::dispatcher::has_been_set() {
-                before(info); // nobody would see the log line
-            }
-            let message = info.payload_as_str().unwrap_or("panic without a message");
-            let place = info.location().map_or_else(String::new, ToString::to_string);
-            tracing::error!(place, "panicked: {message}");
-            // Captured now, turned into names only if somebody wants it: that takes a millisecond, and an actor's restart waits for it.
-            LAST_PANIC.set(Some((format!("panicked: {message} at {place}"), Backtrace::force_capture())));
-        }));
-    });
 }

@@ -15,6 +15,7 @@ mod ledger;
 mod recon;
 mod refunds;
 mod runs;
+mod schedule;
 mod slo;
 
 use std::{path::Path, path::PathBuf, sync::Arc};
@@ -25,7 +26,8 @@ pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, ObjectRow};
 pub use recon::{ExceptionRow, NewRecon};
 pub use refunds::{IdempotentAnswer, RefundIntent};
-pub use runs::{NewRun, RunEnd, RunRow};
+pub use runs::{Attempt, AttemptRow, Claim, NewRun, Place, RunEnd, RunRow};
+pub use schedule::{NodeRow, Pause, SlotCount};
 
 use self::engine::{Batch, Engine, Fact};
 use crate::{
@@ -34,7 +36,7 @@ use crate::{
 };
 
 /// The numbered migrations, oldest first.
-pub const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_first.sql")];
+pub const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_first.sql"), include_str!("../../migrations/0002_schedule.sql")];
 /// Entries of the journal read at a time while verifying.
 const JOURNAL_PAGE: i64 = 2000;
 

@@ -1,42 +1,94 @@
-//! The occurrence ledger: a row for every due slot of every task, claimed by the unique (task, slot), and one for every run
-//! asked for by hand. The high-water mark outlives the history.
+//! The occurrence ledger: a row for every due slot of every task, claimed by the unique (task, slot), and one for every run asked for
+//! by hand. What a slot becomes is decided in the statement that claims it, so that two daemons on one database cannot disagree. The
+//! high-water mark outlives the history. Pauses, leases and upkeep are in `schedule.rs`.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
 use super::{
     Store,
-    engine::{Batch, Fact, Row},
+    engine::{Batch, Fact, Row, Value},
 };
-use crate::error::Result;
+use crate::{domain::schedule::Overlap, error::Result};
 
 /// A slot's row as it is first written.
 #[derive(Clone, Debug)]
 pub struct NewRun {
     pub run_id: String,
-    pub task: &'static str,
+    pub task: String,
     pub slot: DateTime<Utc>,
-    /// `schedule`, `catch_up` or `manual`.
+    /// `schedule`, `catch_up`, `manual` or `backfill`.
     pub cause: &'static str,
-    /// `pending`, `running`, `skipped` or `missed`.
+    /// `pending` (it waits for the task it depends on), `running`, `skipped` or `missed`.
     pub state: &'static str,
     pub reason: Option<&'static str>,
     pub asked_by: Option<String>,
+    /// The process that carries it out: the lease it is held under.
     pub incarnation: String,
-    pub started_at: Option<DateTime<Utc>>,
+    pub at: DateTime<Utc>,
     pub lag_ms: Option<i64>,
+}
+
+/// Where a claimed run is to go while another run of its task is going on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It begins now, or what the task's overlap policy says.
+    Now(Overlap),
+    /// It waits behind the others in any case: one of a backlog that is made up for.
+    InLine,
+}
+
+impl Place {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Now(overlap) => overlap.as_str(),
+            Self::InLine => "line",
+        }
+    }
+}
+
+/// What became of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The row is ours, in the state that was asked for.
+    Begun,
+    /// Another run is going on; the row waits as `pending` for its end.
+    Queued,
+    /// The row is `skipped` with reason `overlap`.
+    Overlap,
+    /// The row is `skipped` with reason `paused`.
+    Paused,
+    /// The slot has its row already; or, for a manual run, another run is going on. Nothing was written.
+    Taken,
+}
+
+/// How a run, or one attempt of it, ended badly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// From 1.
+    pub attempt: u32,
+    /// `failed`, `timed_out` or `cancelled`.
+    pub state: &'static str,
+    pub error: String,
+    pub is_retryable: bool,
+    pub started_at: DateTime<Utc>,
+    pub ended_at: DateTime<Utc>,
 }
 
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct RunEnd {
-    /// `succeeded`, `failed`, `timed_out`, `cancelled` or `skipped`.
+    /// `succeeded`, `failed`, `timed_out`, `cancelled`, `skipped` or `missed`.
     pub state: &'static str,
     pub reason: Option<&'static str>,
     pub attempts: u32,
+    /// When the work of the first attempt really began, and how late that was; `None` leaves what the claim said.
+    pub began: Option<(DateTime<Utc>, i64)>,
     pub ended_at: DateTime<Utc>,
     pub error: Option<String>,
     pub result: Option<Json>,
+    /// The attempt that ended it badly.
+    pub last_attempt: Option<Attempt>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,33 +107,105 @@ pub struct RunRow {
     pub lag_ms: Option<i64>,
     pub error: Option<String>,
     pub result: Option<String>,
+    pub incarnation: String,
 }
 
-const INSERT: &str = "INSERT INTO task_run (run_id, task, slot, cause, state, reason, asked_by, incarnation, started_at, lag_ms)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING";
+/// A failed attempt as it is listed.
+#[derive(Clone, Debug)]
+pub struct AttemptRow {
+    pub attempt: i64,
+    pub state: String,
+    pub error: String,
+    pub is_retryable: bool,
+    pub started_at: DateTime<Utc>,
+    pub ended_at: DateTime<Utc>,
+}
+
+/// What the claim decides, and whether a slot that was written off (`missed`, or folded into another run) begins after all: that
+/// happens when the clock had jumped ahead and was set back. A slot that ran is never claimed again.
+const CLAIM: &str = "INSERT INTO task_run (run_id, task, slot, cause, state, reason, asked_by, incarnation, started_at, lag_ms, attempts, holds)
+    SELECT ?1, ?2, ?3, ?4,
+      CASE v.verdict WHEN 'begin' THEN ?5 WHEN 'queued' THEN 'pending' WHEN 'catch_up' THEN 'pending' ELSE 'skipped' END,
+      CASE v.verdict WHEN 'begin' THEN ?6 ELSE v.verdict END, ?7, ?8,
+      CASE WHEN v.verdict = 'begin' AND ?5 = 'running' THEN ?9 END, ?10,
+      CASE WHEN v.verdict = 'begin' AND ?5 = 'running' THEN 1 ELSE 0 END,
+      CASE WHEN v.verdict = 'begin' AND ?11 <> 'allow' THEN 1 ELSE 0 END
+    FROM (SELECT CASE
+        WHEN c.paused > 0 AND ?4 <> 'manual' THEN 'paused'
+        WHEN ?11 = 'line' THEN 'catch_up'
+        WHEN c.held = 0 OR ?11 = 'allow' THEN 'begin'
+        WHEN ?4 = 'manual' THEN 'refused'
+        WHEN ?11 IN ('queue_one', 'cancel_other') AND c.queued = 0 THEN 'queued'
+        ELSE 'overlap' END AS verdict
+      FROM (SELECT (SELECT COUNT(*) FROM task_run WHERE task = ?2 AND holds = 1) AS held,
+          (SELECT COUNT(*) FROM task_run WHERE task = ?2 AND state = 'pending' AND reason = 'queued') AS queued,
+          (SELECT COUNT(*) FROM task_pause WHERE task = ?2 AND (until IS NULL OR until > ?9)) AS paused) AS c) AS v
+    WHERE v.verdict <> 'refused'
+    ON CONFLICT (task, slot) WHERE cause <> 'manual' DO UPDATE SET run_id = excluded.run_id, cause = excluded.cause, state = excluded.state,
+      reason = excluded.reason, incarnation = excluded.incarnation, started_at = excluded.started_at, lag_ms = excluded.lag_ms,
+      attempts = excluded.attempts, holds = excluded.holds
+      WHERE (task_run.state = 'missed' OR task_run.state = 'skipped' AND task_run.reason = 'catch_up') AND excluded.state IN ('running', 'pending')
+    RETURNING state, reason";
+const INSERT: &str = "INSERT INTO task_run (run_id, task, slot, cause, state, reason, incarnation)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
 const MARK: &str = "INSERT INTO task_mark (task, through) VALUES (?1, ?2)
     ON CONFLICT (task) DO UPDATE SET through = excluded.through WHERE excluded.through > task_mark.through";
-const END: &str = "UPDATE task_run SET state = ?2, reason = ?3, attempts = ?4, ended_at = ?5, error = ?6, result = ?7
-    WHERE run_id = ?1 AND state IN ('pending', 'running')";
+const END: &str = "UPDATE task_run SET state = ?3, reason = ?4, attempts = ?5, ended_at = ?6, error = ?7, result = ?8, holds = 0,
+      started_at = COALESCE(?9, started_at), lag_ms = COALESCE(?10, lag_ms)
+    WHERE run_id = ?1 AND incarnation = ?2 AND state IN ('pending', 'running')";
+const ATTEMPT: &str = "INSERT INTO task_attempt (run_id, attempt, state, error, retryable, started_at, ended_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
 /// The columns of a `RunRow`, spelled once.
 macro_rules! select {
     ($rest:literal) => {
-        concat!("SELECT n, run_id, task, slot, cause, state, reason, attempts, asked_by, started_at, ended_at, lag_ms, error, result FROM task_run ", $rest)
+        concat!(
+            "SELECT n, run_id, task, slot, cause, state, reason, attempts, asked_by, started_at, ended_at, lag_ms, error, result, incarnation
+             FROM task_run ",
+            $rest
+        )
     };
 }
 
 impl Store {
-    /// Claims a slot: true if this row is the slot's row, false if the slot already has one.
-    pub async fn claim_run(&self, run: &NewRun, fact: Fact) -> Result<bool> {
-        let batch = Batch::new().guard(INSERT, insert_params(run)).journal(fact);
-        Ok(self.engine.write(batch).await?.affected(0) == 1)
+    /// Claims a slot, or the place of a manual run.
+    pub async fn claim_run(&self, run: &NewRun, place: Place, fact: Fact) -> Result<Claim> {
+        let params = vec![
+            run.run_id.as_str().into(),
+            run.task.as_str().into(),
+            run.slot.into(),
+            run.cause.into(),
+            run.state.into(),
+            run.reason.into(),
+            run.asked_by.clone().into(),
+            run.incarnation.as_str().into(),
+            run.at.into(),
+            run.lag_ms.into(),
+            place.as_str().into(),
+        ];
+        let outcomes = self.engine.write(Batch::new().guard(CLAIM, params).journal(fact)).await?;
+        let Some(row) = outcomes.rows(0).first() else { return Ok(Claim::Taken) };
+        Ok(match (row.text(0)?, row.opt_text(1)?.as_deref()) {
+            ("skipped", Some("paused")) => Claim::Paused,
+            ("skipped", _) => Claim::Overlap,
+            ("pending", Some("queued" | "catch_up")) => Claim::Queued,
+            _ => Claim::Begun,
+        })
     }
 
     /// Writes rows for slots that will not run (`skipped`, `missed`) and moves the mark, all in one commit.
     pub async fn close_slots(&self, task: &str, rows: &[NewRun], through: DateTime<Utc>) -> Result<()> {
         let mut batch = Batch::new();
         for run in rows {
-            batch = batch.sql(INSERT, insert_params(run));
+            let params = vec![
+                run.run_id.as_str().into(),
+                run.task.as_str().into(),
+                run.slot.into(),
+                run.cause.into(),
+                run.state.into(),
+                run.reason.into(),
+                run.incarnation.as_str().into(),
+            ];
+            batch = batch.sql(INSERT, params);
         }
         self.engine.write(batch.sql(MARK, vec![task.into(), through.into()])).await.map(|_| ())
     }
@@ -91,37 +215,136 @@ impl Store {
         rows.iter().map(|r| Ok((r.text(0)?.to_owned(), r.time(1)?))).collect()
     }
 
-    /// Writes a run's end; false if it already had one (a late answer changes nothing).
-    pub async fn end_run(&self, run_id: &str, end: &RunEnd, fact: Fact) -> Result<bool> {
+    /// Writes a run's end; false if it is not held by `incarnation` any more or has its end (a late answer changes nothing).
+    pub async fn end_run(&self, run_id: &str, incarnation: &str, end: &RunEnd, fact: Fact) -> Result<bool> {
         let params = vec![
             run_id.into(),
+            incarnation.into(),
             end.state.into(),
             end.reason.into(),
             end.attempts.into(),
             end.ended_at.into(),
             end.error.clone().into(),
             end.result.as_ref().into(),
+            end.began.map(|(at, _)| at).into(),
+            end.began.map(|(_, lag_ms)| lag_ms).into(),
         ];
-        Ok(self.engine.write(Batch::new().guard(END, params).journal(fact)).await?.affected(0) == 1)
+        let mut batch = Batch::new().guard(END, params);
+        if let Some(attempt) = &end.last_attempt {
+            batch = batch.sql(ATTEMPT, attempt_params(run_id, attempt));
+        }
+        Ok(self.engine.write(batch.journal(fact)).await?.affected(0) == 1)
     }
 
-    pub async fn start_pending(&self, run_id: &str, at: DateTime<Utc>) -> Result<()> {
-        let sql = "UPDATE task_run SET state = 'running', started_at = ?2 WHERE run_id = ?1 AND state = 'pending'";
-        self.engine.write(Batch::new().sql(sql, vec![run_id.into(), at.into()])).await.map(|_| ())
+    /// Keeps the error of an attempt that will be followed by another; false if the run is not held by `incarnation` any more.
+    pub async fn failed_attempt(&self, run_id: &str, incarnation: &str, attempt: &Attempt) -> Result<bool> {
+        let sql = "UPDATE task_run SET attempts = ?3 WHERE run_id = ?1 AND incarnation = ?2 AND state = 'running'";
+        let params = vec![run_id.into(), incarnation.into(), (attempt.attempt + 1).into()];
+        let batch = Batch::new().guard(sql, params).sql(ATTEMPT, attempt_params(run_id, attempt));
+        Ok(self.engine.write(batch).await?.affected(0) == 1)
     }
 
-    /// Runs that another incarnation left without an end: (run_id, task).
-    pub async fn orphaned_runs(&self, incarnation: &str) -> Result<Vec<(String, String)>> {
-        let sql = "SELECT run_id, task FROM task_run WHERE state IN ('pending', 'running') AND incarnation <> ?1";
+    /// The task it waited for has ended: a run that holds its place begins. False if it was cancelled meanwhile.
+    pub async fn start_pending(&self, run_id: &str, incarnation: &str, at: DateTime<Utc>) -> Result<bool> {
+        let sql = "UPDATE task_run SET state = 'running', reason = NULL, started_at = ?3, attempts = CASE attempts WHEN 0 THEN 1 ELSE attempts END
+            WHERE run_id = ?1 AND incarnation = ?2 AND state IN ('pending', 'running') AND holds = 1";
+        Ok(self.engine.write(Batch::new().sql(sql, vec![run_id.into(), incarnation.into(), at.into()])).await?.affected(0) == 1)
+    }
+
+    /// Tasks with a run that waits for its place, each with that place free.
+    pub async fn tasks_waiting(&self) -> Result<Vec<String>> {
+        let sql = "SELECT DISTINCT task FROM task_run AS w WHERE state = 'pending' AND holds = 0
+            AND NOT EXISTS (SELECT 1 FROM task_run WHERE task = w.task AND holds = 1)";
+        self.engine.read(sql, vec![]).await?.iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
+    }
+
+    /// Gives the place of `task`, if it is free, to the run that has waited longest (backfills last) and puts it under our lease.
+    pub async fn begin_waiting(&self, task: &str, incarnation: &str, at: DateTime<Utc>) -> Result<Option<RunRow>> {
+        let sql = "UPDATE task_run SET state = 'running', reason = NULL, holds = 1, incarnation = ?2, started_at = ?3, attempts = attempts + 1
+            WHERE n = (SELECT n FROM task_run WHERE task = ?1 AND state = 'pending' AND holds = 0
+                ORDER BY CASE cause WHEN 'backfill' THEN 1 ELSE 0 END, slot, n LIMIT 1)
+              AND NOT EXISTS (SELECT 1 FROM task_run WHERE task = ?1 AND holds = 1)
+            RETURNING n, run_id, task, slot, cause, state, reason, attempts, asked_by, started_at, ended_at, lag_ms, error, result, incarnation";
+        let outcomes = self.engine.write(Batch::new().sql(sql, vec![task.into(), incarnation.into(), at.into()])).await?;
+        outcomes.rows(0).first().map(run_row).transpose()
+    }
+
+    /// Runs without an end, oldest first.
+    pub async fn open_runs(&self) -> Result<Vec<RunRow>> {
+        let sql = select!("WHERE state IN ('pending', 'running') ORDER BY n");
+        self.engine.read(sql, vec![]).await?.iter().map(run_row).collect()
+    }
+
+    /// Takes a run from a process that is gone: it waits for its place again, now as ours. The attempt that was cut off is kept.
+    pub async fn take_over(&self, run: &RunRow, incarnation: &str, cut_off: Option<&Attempt>, fact: Fact) -> Result<bool> {
+        let sql = "UPDATE task_run SET state = 'pending', reason = 'taken_over', holds = 0, incarnation = ?3
+            WHERE run_id = ?1 AND incarnation = ?2 AND state IN ('pending', 'running')";
+        let mut batch = Batch::new().guard(sql, vec![run.run_id.as_str().into(), run.incarnation.as_str().into(), incarnation.into()]);
+        if let Some(attempt) = cut_off {
+            batch = batch.sql(ATTEMPT, attempt_params(&run.run_id, attempt));
+        }
+        Ok(self.engine.write(batch.journal(fact)).await?.affected(0) == 1)
+    }
+
+    /// Ends a run that waits (`cancelled`), or asks the process that carries it out to do so. Answers the states of the runs it touched:
+    /// `cancelled` or `running`.
+    pub async fn cancel(&self, run_id: &str, by: &str, at: DateTime<Utc>, fact: Fact) -> Result<Option<String>> {
+        let sql = "UPDATE task_run SET cancel_by = ?2, ended_at = CASE state WHEN 'pending' THEN ?3 END, holds = CASE state WHEN 'pending' THEN 0 ELSE holds END,
+            error = CASE state WHEN 'pending' THEN ?4 END, state = CASE state WHEN 'pending' THEN 'cancelled' ELSE state END
+            WHERE run_id = ?1 AND state IN ('pending', 'running') RETURNING state";
+        let params = vec![run_id.into(), by.into(), at.into(), format!("cancelled by {by} before it began").into()];
+        let outcomes = self.engine.write(Batch::new().guard(sql, params).journal(fact)).await?;
+        outcomes.rows(0).first().map(|r| r.text(0).map(str::to_owned)).transpose()
+    }
+
+    /// Asks for the running runs of a task to be cancelled; answers which.
+    pub async fn cancel_running(&self, task: &str, by: &str) -> Result<Vec<String>> {
+        let sql = "UPDATE task_run SET cancel_by = ?2 WHERE task = ?1 AND state = 'running' RETURNING run_id";
+        let outcomes = self.engine.write(Batch::new().sql(sql, vec![task.into(), by.into()])).await?;
+        outcomes.rows(0).iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
+    }
+
+    /// Whether somebody asked for a run to be cancelled.
+    pub async fn is_cancel_asked(&self, run_id: &str) -> Result<bool> {
+        let sql = "SELECT 1 FROM task_run WHERE run_id = ?1 AND cancel_by IS NOT NULL";
+        Ok(!self.engine.read(sql, vec![run_id.into()]).await?.is_empty())
+    }
+
+    /// Runs of ours that somebody wants cancelled: (run_id, by whom).
+    pub async fn cancel_requests(&self, incarnation: &str) -> Result<Vec<(String, String)>> {
+        let sql = "SELECT run_id, cancel_by FROM task_run WHERE state = 'running' AND incarnation = ?1 AND cancel_by IS NOT NULL";
         let rows = self.engine.read(sql, vec![incarnation.into()]).await?;
         rows.iter().map(|r| Ok((r.text(0)?.to_owned(), r.text(1)?.to_owned()))).collect()
     }
 
-    /// Open runs of this incarnation: (run_id, task).
-    pub async fn open_runs(&self, incarnation: &str) -> Result<Vec<(String, String)>> {
-        let sql = "SELECT run_id, task FROM task_run WHERE state IN ('pending', 'running') AND incarnation = ?1";
-        let rows = self.engine.read(sql, vec![incarnation.into()]).await?;
-        rows.iter().map(|r| Ok((r.text(0)?.to_owned(), r.text(1)?.to_owned()))).collect()
+    /// Puts slots of the past into the queue, to be run one after the other: those without a row, and those whose row says that nothing
+    /// ran (`missed`, `skipped`), or that it ran badly if `redo_failed`. Answers how many were queued.
+    pub async fn backfill(&self, runs: &[NewRun], redo_failed: bool, fact: Fact) -> Result<u64> {
+        let sql = "INSERT INTO task_run (run_id, task, slot, cause, state, reason, asked_by, incarnation) VALUES (?1, ?2, ?3, 'backfill', 'pending', 'queued_backfill', ?4, ?5)
+            ON CONFLICT (task, slot) WHERE cause <> 'manual' DO UPDATE SET run_id = excluded.run_id, cause = 'backfill', state = 'pending', reason = 'queued_backfill',
+              asked_by = excluded.asked_by, incarnation = excluded.incarnation, attempts = 0, started_at = NULL, ended_at = NULL, lag_ms = NULL, error = NULL, result = NULL, cancel_by = NULL
+              WHERE task_run.state IN ('missed', 'skipped') OR (?6 = 1 AND task_run.state IN ('failed', 'timed_out', 'cancelled'))";
+        let mut batch = Batch::new();
+        for run in runs {
+            let params = vec![
+                run.run_id.as_str().into(),
+                run.task.as_str().into(),
+                run.slot.into(),
+                run.asked_by.clone().into(),
+                run.incarnation.as_str().into(),
+                redo_failed.into(),
+            ];
+            batch = batch.sql(sql, params);
+        }
+        let outcomes = self.engine.write(batch.journal(fact)).await?;
+        Ok((0..runs.len()).map(|i| outcomes.affected(i)).sum())
+    }
+
+    /// The states of a task's slots in [from, to]: (slot, state).
+    pub async fn slot_states(&self, task: &str, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<(DateTime<Utc>, String)>> {
+        let sql = "SELECT slot, state FROM task_run WHERE task = ?1 AND slot >= ?2 AND slot <= ?3 AND cause <> 'manual'";
+        let rows = self.engine.read(sql, vec![task.into(), from.into(), to.into()]).await?;
+        rows.iter().map(|r| Ok((r.time(0)?, r.text(1)?.to_owned()))).collect()
     }
 
     pub async fn run(&self, run_id: &str) -> Result<Option<RunRow>> {
@@ -129,15 +352,43 @@ impl Store {
         self.engine.read(sql, vec![run_id.into()]).await?.first().map(run_row).transpose()
     }
 
-    /// A task's runs, newest first; `before` is a cursor (0 starts at the newest).
-    pub async fn runs(&self, task: &str, before: i64, limit: i64) -> Result<Vec<RunRow>> {
-        let sql = select!("WHERE task = ?1 AND (?2 = 0 OR n < ?2) ORDER BY n DESC LIMIT ?3");
-        self.engine.read(sql, vec![task.into(), before.into(), limit.into()]).await?.iter().map(run_row).collect()
+    /// The attempts of a run that failed, oldest first.
+    pub async fn attempts(&self, run_id: &str) -> Result<Vec<AttemptRow>> {
+        let sql = "SELECT attempt, state, error, retryable, started_at, ended_at FROM task_attempt WHERE run_id = ?1 ORDER BY attempt";
+        let rows = self.engine.read(sql, vec![run_id.into()]).await?;
+        let attempt = |r: &Row| {
+            Ok(AttemptRow {
+                attempt: r.int(0)?,
+                state: r.text(1)?.to_owned(),
+                error: r.text(2)?.to_owned(),
+                is_retryable: r.int(3)? == 1,
+                started_at: r.time(4)?,
+                ended_at: r.time(5)?,
+            })
+        };
+        rows.iter().map(attempt).collect()
     }
 
-    /// The latest run of every task.
+    /// The run that holds a task's place.
+    pub async fn run_in_place(&self, task: &str) -> Result<Option<RunRow>> {
+        let sql = select!("WHERE task = ?1 AND holds = 1");
+        self.engine.read(sql, vec![task.into()]).await?.first().map(run_row).transpose()
+    }
+
+    /// A task's runs, newest first; `before` is a cursor (0 starts at the newest). With `state`, only those in it.
+    pub async fn runs(&self, task: &str, state: Option<&str>, before: i64, limit: i64) -> Result<Vec<RunRow>> {
+        let sql = select!("WHERE task = ?1 AND (?2 = 0 OR n < ?2) AND (?4 = '' OR state = ?4) ORDER BY n DESC LIMIT ?3");
+        let params: Vec<Value> = vec![task.into(), before.into(), limit.into(), state.unwrap_or_default().into()];
+        self.engine.read(sql, params).await?.iter().map(run_row).collect()
+    }
+
+    /// The latest run of every task. Walks from task to task by the index: the cost does not grow with the history.
     pub async fn latest_runs(&self) -> Result<Vec<RunRow>> {
-        let sql = select!("WHERE n IN (SELECT MAX(n) FROM task_run GROUP BY task)");
+        let sql = concat!(
+            "WITH RECURSIVE t (task) AS (SELECT MIN(task) FROM task_run UNION ALL
+               SELECT (SELECT MIN(task) FROM task_run WHERE task > t.task) FROM t WHERE t.task IS NOT NULL) ",
+            select!("WHERE n IN (SELECT (SELECT MAX(n) FROM task_run AS r WHERE r.task = t.task) FROM t WHERE t.task IS NOT NULL)")
+        );
         self.engine.read(sql, vec![]).await?.iter().map(run_row).collect()
     }
 
@@ -145,6 +396,12 @@ impl Store {
     pub async fn run_between(&self, task: &str, after: DateTime<Utc>, before: DateTime<Utc>) -> Result<Option<RunRow>> {
         let sql = select!("WHERE task = ?1 AND slot > ?2 AND slot <= ?3 ORDER BY slot DESC LIMIT 1");
         self.engine.read(sql, vec![task.into(), after.into(), before.into()]).await?.first().map(run_row).transpose()
+    }
+
+    /// The states of a task's latest scheduled runs that began, newest first.
+    pub async fn latest_ends(&self, task: &str, limit: u32) -> Result<Vec<String>> {
+        let sql = "SELECT state FROM task_run WHERE task = ?1 AND cause <> 'manual' AND state IN ('succeeded', 'failed', 'timed_out') ORDER BY n DESC LIMIT ?2";
+        self.engine.read(sql, vec![task.into(), limit.into()]).await?.iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
     }
 
     /// Runs that ended badly since `since`: (failed or timed out, missed).
@@ -156,18 +413,15 @@ impl Store {
     }
 }
 
-fn insert_params(run: &NewRun) -> Vec<super::engine::Value> {
+fn attempt_params(run_id: &str, attempt: &Attempt) -> Vec<Value> {
     vec![
-        run.run_id.as_str().into(),
-        run.task.into(),
-        run.slot.into(),
-        run.cause.into(),
-        run.state.into(),
-        run.reason.into(),
-        run.asked_by.clone().into(),
-        run.incarnation.as_str().into(),
-        run.started_at.into(),
-        run.lag_ms.into(),
+        run_id.into(),
+        attempt.attempt.into(),
+        attempt.state.into(),
+        attempt.error.as_str().into(),
+        attempt.is_retryable.into(),
+        attempt.started_at.into(),
+        attempt.ended_at.into(),
     ]
 }
 
@@ -187,5 +441,6 @@ fn run_row(row: &Row) -> Result<RunRow> {
         lag_ms: row.opt_int(11)?,
         error: row.opt_text(12)?,
         result: row.opt_text(13)?,
+        incarnation: row.text(14)?.to_owned(),
     })
 }

@@ -1,0 +1,147 @@
+//! What the schedule keeps beside the occurrence ledger (`runs.rs`): pauses, the leases of the processes that carry runs out, the
+//! schedule's own service level, and the pruning of old history.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Store,
+    engine::{Batch, Fact, Row},
+};
+use crate::error::Result;
+
+/// A task that is paused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    pub task: String,
+    pub at: DateTime<Utc>,
+    pub by: String,
+    pub why: String,
+    /// `None`: until somebody resumes it.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// A process that holds, or held, runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    pub incarnation: String,
+    /// The data directory's name: two incarnations of one node never live at the same time.
+    pub node: String,
+    /// Grows while it lives.
+    pub lease: i64,
+    pub seen_at: DateTime<Utc>,
+}
+
+/// How many slots of a task ended in one way: a line of the schedule's service level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotCount {
+    pub task: String,
+    pub state: String,
+    pub reason: Option<String>,
+    pub cause: String,
+    pub slots: i64,
+    /// Starts by lateness: within 10 ms, 50 ms, 100 ms, 1 s, and later. Only runs that began are counted.
+    pub late: [i64; 5],
+}
+
+impl Store {
+    /// Takes or renews our lease; false if it had been taken from us: somebody thought us dead.
+    pub async fn renew_lease(&self, incarnation: &str, node: &str, at: DateTime<Utc>, first: bool) -> Result<bool> {
+        let sql = if first {
+            "INSERT INTO node (incarnation, node, lease, seen_at) VALUES (?1, ?2, 1, ?3) ON CONFLICT (incarnation) DO UPDATE SET lease = node.lease + 1, seen_at = excluded.seen_at"
+        } else {
+            "UPDATE node SET lease = lease + 1, seen_at = ?3 WHERE incarnation = ?1 AND node = ?2"
+        };
+        let outcomes = self.engine.write(Batch::new().sql(sql, vec![incarnation.into(), node.into(), at.into()])).await?;
+        Ok(outcomes.affected(0) == 1)
+    }
+
+    /// Takes the lease away from a process that is gone; false if it was renewed since, or another observer was first.
+    pub async fn end_lease(&self, incarnation: &str, lease: i64) -> Result<bool> {
+        let sql = "DELETE FROM node WHERE incarnation = ?1 AND lease = ?2";
+        Ok(self.engine.write(Batch::new().sql(sql, vec![incarnation.into(), lease.into()])).await?.affected(0) == 1)
+    }
+
+    /// Gives our lease back at the end.
+    pub async fn leave(&self, incarnation: &str) -> Result<()> {
+        let sql = "DELETE FROM node WHERE incarnation = ?1";
+        self.engine.write(Batch::new().sql(sql, vec![incarnation.into()])).await.map(|_| ())
+    }
+
+    pub async fn nodes(&self) -> Result<Vec<NodeRow>> {
+        let rows = self.engine.read("SELECT incarnation, node, lease, seen_at FROM node", vec![]).await?;
+        let node = |r: &Row| {
+            Ok(NodeRow { incarnation: r.text(0)?.to_owned(), node: r.text(1)?.to_owned(), lease: r.int(2)?, seen_at: r.time(3)? })
+        };
+        rows.iter().map(node).collect()
+    }
+
+    /// Pauses a task, or changes its pause.
+    pub async fn pause_task(&self, pause: &Pause, fact: Fact) -> Result<()> {
+        let sql = "INSERT INTO task_pause (task, at, paused_by, why, until) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (task) DO UPDATE SET
+            at = excluded.at, paused_by = excluded.paused_by, why = excluded.why, until = excluded.until";
+        let params =
+            vec![pause.task.as_str().into(), pause.at.into(), pause.by.as_str().into(), pause.why.as_str().into(), pause.until.into()];
+        self.engine.write(Batch::new().guard(sql, params).journal(fact)).await.map(|_| ())
+    }
+
+    /// False if it was not paused.
+    pub async fn resume_task(&self, task: &str, fact: Fact) -> Result<bool> {
+        let batch = Batch::new().guard("DELETE FROM task_pause WHERE task = ?1", vec![task.into()]).journal(fact);
+        Ok(self.engine.write(batch).await?.affected(0) == 1)
+    }
+
+    /// The pauses that hold at `now`.
+    pub async fn pauses(&self, now: DateTime<Utc>) -> Result<Vec<Pause>> {
+        let sql = "SELECT task, at, paused_by, why, until FROM task_pause WHERE until IS NULL OR until > ?1 ORDER BY task";
+        let rows = self.engine.read(sql, vec![now.into()]).await?;
+        let pause = |r: &Row| {
+            Ok(Pause {
+                task: r.text(0)?.to_owned(),
+                at: r.time(1)?,
+                by: r.text(2)?.to_owned(),
+                why: r.text(3)?.to_owned(),
+                until: r.opt_time(4)?,
+            })
+        };
+        rows.iter().map(pause).collect()
+    }
+
+    /// What became of the slots since `since`, manual runs left out.
+    pub async fn slot_counts(&self, since: DateTime<Utc>) -> Result<Vec<SlotCount>> {
+        let sql = "SELECT task, state, reason, cause, COUNT(*),
+              SUM(CASE WHEN lag_ms <= 10 AND started_at IS NOT NULL THEN 1 ELSE 0 END),
+              SUM(CASE WHEN lag_ms > 10 AND lag_ms <= 50 AND started_at IS NOT NULL THEN 1 ELSE 0 END),
+              SUM(CASE WHEN lag_ms > 50 AND lag_ms <= 100 AND started_at IS NOT NULL THEN 1 ELSE 0 END),
+              SUM(CASE WHEN lag_ms > 100 AND lag_ms <= 1000 AND started_at IS NOT NULL THEN 1 ELSE 0 END),
+              SUM(CASE WHEN lag_ms > 1000 AND started_at IS NOT NULL THEN 1 ELSE 0 END)
+            FROM task_run WHERE slot >= ?1 AND cause <> 'manual' GROUP BY task, state, reason, cause ORDER BY task, state, reason, cause";
+        let rows = self.engine.read(sql, vec![since.into()]).await?;
+        let count = |r: &Row| {
+            Ok(SlotCount {
+                task: r.text(0)?.to_owned(),
+                state: r.text(1)?.to_owned(),
+                reason: r.opt_text(2)?,
+                cause: r.text(3)?.to_owned(),
+                slots: r.int(4)?,
+                late: [r.int(5)?, r.int(6)?, r.int(7)?, r.int(8)?, r.int(9)?],
+            })
+        };
+        rows.iter().map(count).collect()
+    }
+
+    /// Forgets runs whose slot is older than `rows_before` and results older than `results_before`, `limit` of each at most. The latest
+    /// run of a task, runs without an end and the marks stay. Answers how many rows went.
+    pub async fn prune_runs(&self, rows_before: DateTime<Utc>, results_before: DateTime<Utc>, limit: i64) -> Result<u64> {
+        let attempts = "DELETE FROM task_attempt WHERE run_id IN (SELECT run_id FROM task_run AS o WHERE slot < ?1 AND state NOT IN ('pending', 'running')
+            AND n < (SELECT MAX(n) FROM task_run AS r WHERE r.task = o.task) ORDER BY slot LIMIT ?2)";
+        let rows = "DELETE FROM task_run WHERE n IN (SELECT n FROM task_run AS o WHERE slot < ?1 AND state NOT IN ('pending', 'running')
+            AND n < (SELECT MAX(n) FROM task_run AS r WHERE r.task = o.task) ORDER BY slot LIMIT ?2)";
+        let results = "UPDATE task_run SET result = NULL WHERE n IN (SELECT n FROM task_run AS o WHERE slot < ?1 AND result IS NOT NULL
+            AND state NOT IN ('pending', 'running') AND n < (SELECT MAX(n) FROM task_run AS r WHERE r.task = o.task) ORDER BY slot LIMIT ?2)";
+        let batch = Batch::new()
+            .sql(attempts, vec![rows_before.into(), limit.into()])
+            .sql(rows, vec![rows_before.into(), limit.into()])
+            .sql(results, vec![results_before.into(), limit.into()]);
+        Ok(self.engine.write(batch).await?.affected(1))
+    }
+}

@@ -1,0 +1,206 @@
+//! Who lives: this process renews its lease, and runs of processes that are gone are given their end or taken over. A process of our own
+//! node is gone for certain (the data directory's lock is ours), one of another node when its lease has stood still for too long by
+//! our own monotonic clock: a wall clock that jumps takes nobody's runs away.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{NOUN, ON_TIME_S, desk::Desk};
+use crate::{
+    domain::schedule::Orphan,
+    env::rfc3339,
+    error::Result,
+    store::{Attempt, NodeRow, Pause, RunEnd, RunRow},
+};
+
+const CUT_OFF: &str = "the process ended while it ran";
+
+/// What a start-up finds in the store.
+#[derive(Debug)]
+pub struct TakenUp {
+    /// The tasks' marks, by their place in the table.
+    pub(super) marks: Vec<(usize, DateTime<Utc>)>,
+    pub(super) pauses: Vec<Pause>,
+}
+
+/// When each lease of another process was last seen to grow. A memory of this process only.
+#[derive(Debug, Default)]
+pub(super) struct Watch(Mutex<HashMap<String, (i64, Instant)>>);
+
+impl Watch {
+    /// The processes among `nodes` whose lease has not grown for `limit`.
+    fn stale(&self, nodes: &[NodeRow], limit: Duration) -> Vec<NodeRow> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|incarnation, _| nodes.iter().any(|n| n.incarnation == *incarnation));
+        let mut stale = Vec::new();
+        for node in nodes {
+            let last = seen.entry(node.incarnation.clone()).or_insert((node.lease, Instant::now()));
+            if last.0 != node.lease {
+                *last = (node.lease, Instant::now());
+            } else if last.1.elapsed() >= limit {
+                stale.push(node.clone());
+            }
+        }
+        stale
+    }
+}
+
+/// Takes our lease, gives the runs of dead processes their end and reads marks and pauses. A task without a mark begins now.
+pub(super) async fn take_up(desk: &Desk) -> Result<TakenUp> {
+    let (store, now) = (desk.env.store(), desk.env.now());
+    store.renew_lease(desk.env.incarnation(), desk.env.node(), now, true).await?;
+    look_after_others(desk, true).await?;
+    begin_all_waiting(desk).await?;
+    if !desk.env.config().timer.enabled {
+        return Ok(TakenUp { marks: Vec::new(), pauses: store.pauses(now).await? });
+    }
+    let known: HashMap<String, DateTime<Utc>> = store.task_marks().await?.into_iter().collect();
+    let mut marks = Vec::new();
+    for (index, spec) in desk.table.iter().enumerate().filter(|(_, s)| s.work.is_some()) {
+        let mark = match known.get(spec.name) {
+            Some(mark) => *mark,
+            None => {
+                store.close_slots(spec.name, &[], now).await?; // never seen before: its slots begin now
+                now
+            }
+        };
+        marks.push((index, mark));
+    }
+    Ok(TakenUp { marks, pauses: store.pauses(now).await? })
+}
+
+/// Renews our lease, looks after the runs of processes that died, begins what waits and tells runs to end that somebody wants
+/// cancelled. Answers the pauses that hold.
+pub(super) async fn renew(desk: &Desk) -> Result<Vec<Pause>> {
+    let (store, now, incarnation) = (desk.env.store(), desk.env.now(), desk.env.incarnation());
+    if !store.renew_lease(incarnation, desk.env.node(), now, false).await? {
+        // Another node thought us dead and has given our runs their end: what is still going on here must not go on.
+        tracing::error!(actor = NOUN, "the lease was taken away while this process stood still; its runs are told to end");
+        for run_id in desk.floor.run_ids() {
+            desk.floor.tell(&run_id, "another node took the run over while this process stood still");
+        }
+        store.renew_lease(incarnation, desk.env.node(), now, true).await?;
+    }
+    look_after_others(desk, false).await?;
+    for (run_id, by) in store.cancel_requests(incarnation).await? {
+        desk.floor.tell(&run_id, &format!("cancelled by {by}"));
+    }
+    begin_all_waiting(desk).await?;
+    prune(desk).await?;
+    store.pauses(now).await
+}
+
+async fn begin_all_waiting(desk: &Desk) -> Result<()> {
+    for task in desk.env.store().tasks_waiting().await? {
+        if let Some(spec) = desk.table.iter().find(|s| s.name == task && s.work.is_some()) {
+            desk.begin_waiting(spec).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends or takes over the runs of processes that are gone. `first`: at a start-up, when runs under our own lease that nobody carries
+/// out are orphans as well.
+async fn look_after_others(desk: &Desk, first: bool) -> Result<()> {
+    let (store, me) = (desk.env.store(), desk.env.incarnation());
+    let nodes = store.nodes().await?;
+    let (own, others): (Vec<_>, Vec<_>) = nodes.into_iter().filter(|n| n.incarnation != me).partition(|n| n.node == desk.env.node());
+    let mut gone = own;
+    gone.extend(desk.floor.watch.stale(&others, Duration::from_secs(desk.env.config().timer.lease_s)));
+    for node in &gone {
+        if !store.end_lease(&node.incarnation, node.lease).await? {
+            continue; // it lives after all, or another node is looking after it
+        }
+        tracing::warn!(actor = NOUN, incarnation = node.incarnation, node = node.node, "a process that held runs is gone");
+    }
+    let handing = desk.floor.handing.lock().await;
+    let living: Vec<String> = store.nodes().await?.into_iter().map(|n| n.incarnation).collect();
+    let mut orphans = Vec::new();
+    for run in store.open_runs().await? {
+        let waits_for_its_turn = run.state == "pending" && run.reason.as_deref() != Some("dependency");
+        let nobody_has_it = run.incarnation == me && first && !waits_for_its_turn && !desk.floor.has(&run.run_id);
+        if nobody_has_it || !living.contains(&run.incarnation) {
+            orphans.push(run);
+        }
+    }
+    drop(handing);
+    for run in orphans {
+        resolve(desk, &run).await?;
+    }
+    Ok(())
+}
+
+/// Gives a run whose process is gone what its task's policy says.
+async fn resolve(desk: &Desk, run: &RunRow) -> Result<()> {
+    let (env, now) = (&desk.env, desk.env.now());
+    let begun = if run.state == "running" { u32::try_from(run.attempts).unwrap_or(1).max(1) } else { 0 };
+    let scheduled = matches!(run.cause.as_str(), "schedule" | "catch_up");
+    let spec = desk.table.iter().find(|s| s.name == run.task && s.work.is_some());
+    let cancelled = run.state == "running" && desk.env.store().is_cancel_asked(&run.run_id).await?;
+    let fate = match spec {
+        Some(spec) if !cancelled => spec.policy.orphan(begun, scheduled, run.slot, now, ON_TIME_S),
+        _ => Orphan::Fail, // a task that is not in the table any more, or a run that was to end anyway
+    };
+    let cut_off = (begun > 0).then(|| Attempt {
+        attempt: begun,
+        state: "failed",
+        error: CUT_OFF.into(),
+        is_retryable: true,
+        started_at: run.started_at.unwrap_or(now),
+        ended_at: now,
+    });
+    let fact = |kind, state: &str| env.fact(kind, &run.run_id, json!({"task": run.task, "slot": rfc3339(run.slot), "of": run.incarnation, "state": state}));
+    let done = match fate {
+        Orphan::TakeOver => {
+            let done = env.store().take_over(run, env.incarnation(), cut_off.as_ref(), fact("run.taken_over", "pending")).await?;
+            if let (true, Some(spec)) = (done, spec) {
+                desk.floor.wait(spec.name);
+            }
+            done
+        }
+        Orphan::Fail | Orphan::Miss => {
+            let state = match fate {
+                _ if cancelled => "cancelled",
+                Orphan::Miss => "missed",
+                _ => "failed",
+            };
+            let error = if begun == 0 { "the process ended before it began" } else { CUT_OFF };
+            let end = RunEnd {
+                state,
+                reason: None,
+                attempts: begun,
+                began: None,
+                ended_at: now,
+                error: Some(error.into()),
+                result: None,
+                last_attempt: cut_off,
+            };
+            env.store().end_run(&run.run_id, &run.incarnation, &end, fact("run.orphaned", state)).await?
+        }
+    };
+    if done {
+        tracing::warn!(actor = NOUN, task = run.task, run_id = run.run_id, of = run.incarnation, ?fate, "a run without a process was looked after");
+    }
+    Ok(())
+}
+
+/// Forgets history that is old enough, a little at a time.
+async fn prune(desk: &Desk) -> Result<()> {
+    let (limits, now) = (&desk.env.config().timer, desk.env.now());
+    if !desk.floor.prune_due() {
+        return Ok(());
+    }
+    let days = |n: i64| now - chrono::TimeDelta::days(n);
+    let gone = desk.env.store().prune_runs(days(limits.history_days), days(limits.result_days), 5000).await?;
+    if gone > 0 {
+        tracing::info!(actor = NOUN, rows = gone, history_days = limits.history_days, "old runs were forgotten");
+    }
+    Ok(())
+}
