@@ -12,6 +12,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::{
+    domain::spelling::distance,
     error::{Context as _, Error, Result},
     files,
 };
@@ -293,20 +294,6 @@ fn nearest(path: &str) -> Option<String> {
         known.extend(value.as_table()?.keys().map(|key| format!("{section}.{key}")));
     }
     known.into_iter().map(|k| (distance(&k, path), k)).min().filter(|(d, k)| *d <= 1 + k.len() / 4).map(|(_, k)| k)
-}
-
-/// Levenshtein distance over bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let substitute = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// The secrets in use. `Debug` shows none of them.

@@ -12,3 +12,4 @@ pub mod reconcile;
 pub mod schedule;
 pub mod signature;
 pub mod slo;
+pub mod spelling;

@@ -1,13 +1,32 @@
-//! When a task is due: an interval anchored at the Unix epoch or a cron expression, both in UTC. The timer asks for the slots and
-//! for the plan (`plan.rs`) of what becomes of each of them; the API and the command line ask for previews. Never reads a clock.
+//! When a task is due: an interval anchored at the Unix epoch, or a cron expression on the clock of UTC or of a named zone. The timer
+//! asks for the slots, for jitter and blackout windows, and for the plan (`plan.rs`) of what becomes of each of them; the API and the command line ask for previews. Never reads a clock.
 //!
 //! In a cron expression a restricted day of the month and a restricted weekday are joined by OR, a stepped star (`*/20`) counts as restricted.
+//!
+//! # Days on which the clock changes
+//!
+//! An expression may be read on the clock of a named time zone (`expression.rs`). Which of two rules holds depends on its hour field:
+//!
+//! * It **names hours** (`30 2 * * *`, `*/15 1-3 * * *`, `0 */6 * * *`): its slots are local times of day. A local time that does not exist
+//!   runs once, at the next instant that does exist: several such times of one gap are one slot, and one slot with a regular one at that
+//!   instant. A local time that occurs twice runs once, at its first pass. So every local time of day has its run, and never two.
+//! * It **leaves the hour open** (`*`, or anything that allows all 24): it names no time of day and follows real time, as cron does. Its
+//!   slots are all instants at which the local clock shows a matching time; nothing is moved, merged or left out.
 
+mod blackout;
+mod expression;
+mod jitter;
 mod plan;
+mod wall;
+mod words;
+mod zone;
 
-use chrono::{DateTime, TimeDelta, Timelike, Utc};
-use croner::parser::{CronParser, Seconds, Year};
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
 
+pub use blackout::Blackout;
+pub use expression::Expression;
+pub use jitter::jitter;
 pub use plan::{CatchUp, DEFAULT_CHUNK, Plan, plan, plan_chunk};
 
 /// When a task is due. Slots are whole seconds in UTC.
@@ -19,20 +38,6 @@ pub enum Schedule {
     Cron(Expression),
 }
 
-/// A checked cron expression: minute, hour, day of month, month, weekday; a sixth field in front means seconds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expression {
-    text: String,
-    pattern: Box<croner::Cron>,
-}
-
-impl Expression {
-    /// The expression as it was written.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
 impl Schedule {
     /// An interval in seconds; anything below one second counts as one.
     pub const fn every(seconds: i64) -> Self {
@@ -41,23 +46,26 @@ impl Schedule {
 
     /// A cron expression in UTC. The error is a sentence naming the expression: it does not parse, or no date ever matches it (30 February).
     pub fn cron(expression: &str) -> Result<Self, String> {
-        let text = expression.trim().to_owned();
-        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
-        let pattern = parser.parse(&text).map_err(|e| format!("cron expression \"{text}\": {e}"))?;
-        pattern
-            .find_next_occurrence(&DateTime::UNIX_EPOCH, false)
-            .map_err(|_| format!("cron expression \"{text}\": no date ever matches it"))?;
-        Ok(Self::Cron(Expression { text, pattern: Box::new(pattern) }))
+        Self::on_clock(expression, None)
     }
 
-    /// For a person: `every 60 s`, `every 6 h`, `daily 23:50 UTC`, `Mon 00:30 UTC`, or the expression followed by `UTC`.
-    pub fn describe(&self) -> String {
-        match self {
-            Self::Every { seconds } if seconds % 3600 == 0 => format!("every {} h", seconds / 3600),
-            Self::Every { seconds } if seconds % 60 == 0 && *seconds > 60 => format!("every {} min", seconds / 60),
-            Self::Every { seconds } => format!("every {seconds} s"),
-            Self::Cron(expression) => describe_cron(&expression.text),
-        }
+    /// A cron expression on the clock of a time zone by its name (`Europe/Berlin`). The error is a sentence, also for an unknown zone.
+    pub fn cron_in(expression: &str, zone: &str) -> Result<Self, String> {
+        Self::on_clock(expression, zone::named(zone)?)
+    }
+
+    fn on_clock(expression: &str, zone: Option<Tz>) -> Result<Self, String> {
+        Expression::new(expression, zone).map(Self::Cron)
+    }
+
+    /// What the clock of its zone shows at an instant, with the offset: `2026-03-29T03:00:00+02:00`. `None` in UTC.
+    pub fn local(&self, at: DateTime<Utc>) -> Option<String> {
+        let zone = match self {
+            Self::Every { .. } => None,
+            Self::Cron(expression) => expression.zone(),
+        }?;
+        wall::wall(zone, at)?; // at the very end of the calendar there is no local time
+        Some(at.with_timezone(&zone).to_rfc3339_opts(chrono::SecondsFormat::Secs, false))
     }
 
     /// The first slot strictly later than `after`. Past the end of the calendar (year 5000) it is the last representable instant.
@@ -67,10 +75,7 @@ impl Schedule {
                 let seconds = (*seconds).max(1);
                 at(after.timestamp().div_euclid(seconds).saturating_add(1).saturating_mul(seconds))
             }
-            Self::Cron(expression) => {
-                let start = whole_second(after);
-                expression.pattern.find_next_occurrence(&start, false).ok()
-            }
+            Self::Cron(expression) => expression.next(after),
         };
         // A library that returned an instant of the past would make the timer spin: fail towards "never" instead.
         next.filter(|slot| *slot > after).unwrap_or(DateTime::<Utc>::MAX_UTC)
@@ -83,10 +88,7 @@ impl Schedule {
                 let seconds = (*seconds).max(1);
                 at(at_or_before.timestamp().div_euclid(seconds) * seconds)
             }
-            Self::Cron(expression) => {
-                let start = whole_second(at_or_before);
-                expression.pattern.find_previous_occurrence(&start, true).ok().filter(|slot| *slot <= at_or_before)
-            }
+            Self::Cron(expression) => expression.last(at_or_before).filter(|slot| *slot <= at_or_before),
         }
     }
 
@@ -140,30 +142,6 @@ fn at(seconds: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(seconds, 0)
 }
 
-fn whole_second(time: DateTime<Utc>) -> DateTime<Utc> {
-    time.with_nanosecond(0).unwrap_or(time)
-}
-
-/// `daily 23:50 UTC` for `50 23 * * *`, `Mon 00:30 UTC` for `30 0 * * 1`; anything else as it is written.
-fn describe_cron(text: &str) -> String {
-    let as_written = || format!("{text} UTC");
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    let [minute, hour, "*", "*", weekday] = fields[..] else { return as_written() };
-    let (Ok(minute), Ok(hour)) = (minute.parse::<u8>(), hour.parse::<u8>()) else { return as_written() };
-    let day = match weekday.to_ascii_uppercase().as_str() {
-        "*" => "daily",
-        "0" | "7" | "SUN" => "Sun",
-        "1" | "MON" => "Mon",
-        "2" | "TUE" => "Tue",
-        "3" | "WED" => "Wed",
-        "4" | "THU" => "Thu",
-        "5" | "FRI" => "Fri",
-        "6" | "SAT" => "Sat",
-        _ => return as_written(),
-    };
-    format!("{day} {hour:02}:{minute:02} UTC")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,24 +187,6 @@ mod tests {
         for bad in ["", "* * * *", "61 * * * *", "0 0 30 2 *", "soon", "@reboot", "0 0 1 1 * 2030 7 8"] {
             let error = Schedule::cron(bad).unwrap_err();
             assert!(error.starts_with("cron expression"), "{bad}: {error}");
-        }
-    }
-
-    #[test]
-    fn schedules_describe_themselves() {
-        let cases = [
-            (Schedule::every(60), "every 60 s"),
-            (Schedule::every(600), "every 10 min"),
-            (Schedule::every(90), "every 90 s"),
-            (Schedule::every(3600), "every 1 h"),
-            (Schedule::every(0), "every 1 s"),
-            (cron("50 23 * * *"), "daily 23:50 UTC"),
-            (cron("30 0 * * 1"), "Mon 00:30 UTC"),
-            (cron("30 0 * * MON"), "Mon 00:30 UTC"),
-            (cron("*/5 9-17 * * 1-5"), "*/5 9-17 * * 1-5 UTC"),
-        ];
-        for (schedule, expected) in cases {
-            assert_eq!(schedule.describe(), expected);
         }
     }
 
