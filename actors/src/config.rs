@@ -12,7 +12,10 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::{
-    domain::spelling::distance,
+    domain::{
+        schedule::{CatchUp, Overlap},
+        spelling::distance,
+    },
     error::{Context as _, Error, Result},
     files,
 };
@@ -78,6 +81,22 @@ section!(Timer {
 });
 section!(Log { level: String, max_bytes: u64, keep: u32 });
 
+/// How one task is to differ from its built-in way; the comment in `configs/echopilot.toml` has each key's sentence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TaskSettings {
+    pub schedule: Option<String>,
+    pub zone: Option<String>,
+    pub jitter_s: Option<u32>,
+    pub catch_up: Option<CatchUp>,
+    pub overlap: Option<Overlap>,
+    pub timeout_s: Option<u64>,
+    pub total_timeout_s: Option<u64>,
+    pub retries: Option<u32>,
+    pub pause_after: Option<u32>,
+    pub blackout: Option<Vec<String>>,
+}
+
 /// Which payment provider the daemon talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -116,12 +135,15 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     pub supervisor: Supervisor,
     pub timer: Timer,
+    pub tasks: BTreeMap<String, TaskSettings>,
     pub log: Log,
 }
 
 /// What `--demo` and other callers read from the environment, taken as a value so that tests need not touch the process.
 pub type Environment = BTreeMap<String, String>;
 
+/// The section whose keys are tasks.
+const TASKS: &str = "tasks";
 /// Names from the seed that stand for a setting.
 const SEED_NAMES: [(&str, &str); 3] =
     [("STRIPE_MODE", "provider.mode"), ("SLO_P95_MS", "slo.p95_ms"), ("SLO_SUCCESS_RATE", "slo.success_rate")];
@@ -202,6 +224,11 @@ impl Config {
                 self.database.url.is_empty() || self.database.url.starts_with("sqlite:"),
                 "database.url must be sqlite:PATH (postgres:// is not compiled into this program)",
             ),
+            (self.timer.max_running > 0, "timer.max_running must be at least 1"),
+            (self.timer.lease_s >= 3, "timer.lease_s must be at least 3"),
+            (self.timer.objective > 0.0 && self.timer.objective < 1.0, "timer.objective must be between 0 and 1, e.g. 0.99"),
+            (self.timer.history_days > 0 && self.timer.result_days > 0, "timer.history_days and timer.result_days must be at least 1"),
+            (self.timer.max_result_bytes >= 1024, "timer.max_result_bytes must be at least 1024"),
             (self.sandbox.listen.ip().is_loopback(), "sandbox.listen must be a loopback address: the sandbox accepts any test key"),
         ];
         let broken: Vec<_> = rules.iter().filter(|(holds, _)| !holds).map(|(_, rule)| *rule).collect();
@@ -246,6 +273,8 @@ fn overlay(settings: &mut Table, schema: &Table, over: Table, prefix: &str, orig
             continue;
         };
         match (value, settings.get_mut(&key), known) {
+            // Any task may be named; its keys are looked at when the whole is read, its name where the tasks are known.
+            (Value::Table(inner), Some(Value::Table(target)), _) if path == TASKS => overlay_tasks(target, inner),
             (Value::Table(inner), Some(Value::Table(target)), Value::Table(schema)) => {
                 overlay(target, schema, inner, &format!("{path}."), origin, problems);
             }
@@ -256,8 +285,26 @@ fn overlay(settings: &mut Table, schema: &Table, over: Table, prefix: &str, orig
     }
 }
 
+fn overlay_tasks(target: &mut Table, over: Table) {
+    for (task, value) in over {
+        match (value, target.get_mut(&task)) {
+            (Value::Table(inner), Some(Value::Table(known))) => known.extend(inner),
+            (value, _) => drop(target.insert(task, value)),
+        }
+    }
+}
+
 /// Sets `path` from text, which is read as the type the default has.
 fn set_text(settings: &mut Table, schema: &Table, path: &str, text: &str, origin: &str) -> Result<()> {
+    if let Some((task, key)) = path.strip_prefix("tasks.").and_then(|rest| rest.split_once('.')) {
+        // Read as TOML if it is that (a number, a list, a quoted text), else as text.
+        let parsed = format!("v = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
+        let inner = Table::from_iter([(key.to_owned(), parsed.unwrap_or_else(|| Value::String(text.to_owned())))]);
+        if let Some(Value::Table(target)) = settings.get_mut(TASKS) {
+            overlay_tasks(target, Table::from_iter([(task.to_owned(), Value::Table(inner))]));
+        }
+        return Ok(());
+    }
     let found = path.split_once('.').and_then(|(section, key)| Some((section, key, schema.get(section)?.as_table()?.get(key)?)));
     let Some((section, key, default)) = found else { return Err(unknown_key(path, origin)) };
     let bad = |expected: &str| Error::invalid("configuration", format!("{origin}: {path} must be {expected}, not \"{text}\""));

@@ -26,6 +26,7 @@ use crate::{
     recon, sandbox, slo,
     store::Store,
     supervisor::Supervisor,
+    task::TaskSpec,
     tasks, timer,
 };
 
@@ -51,9 +52,10 @@ impl Daemon {
     /// Starts everything in order. Errors say what is wrong and what to do: `conflict` (another daemon has the data directory),
     /// `unavailable` (`address_in_use`, a directory that cannot be written), `invalid` (secrets, `not_a_database`).
     pub async fn start(mut config: Config, environment: &Environment, mode: Mode, clock: Clock) -> Result<Self> {
-        crate::task::keep_panics();
+        crate::execution::keep_panics();
         let _ = rustls::crypto::ring::default_provider().install_default(); // a second instance finds it installed
         config.timer.enabled &= mode == Mode::Serve;
+        let table = tasks::configured(&config)?;
         for path in [&config.paths.data, &config.paths.logs, &config.paths.backups] {
             usable_directory(path)?;
         }
@@ -72,7 +74,8 @@ impl Daemon {
             tracing::error!(path = %config.database_path().display(), "this data directory was used before and its database is missing: starting with an empty one");
         }
         let node = files::secret(&config.paths.data.join("node"), "node_")?;
-        let store = Store::open(&config.database_path(), &node[..21])?;
+        let node = node[..21].to_owned();
+        let store = Store::open(&config.database_path(), &node)?;
         let http = Client::http_client()?;
         let base_url = sandbox_address.map_or_else(|| config.provider.base_url.clone(), |a| format!("http://{a}"));
         let to_provider = if sandbox_address.is_some() { Client::loopback_http_client()? } else { http.clone() };
@@ -88,6 +91,7 @@ impl Daemon {
         let env = Env::new(Parts {
             instance: incarnation.clone(),
             incarnation,
+            node,
             config,
             secrets,
             clock,
@@ -98,7 +102,7 @@ impl Daemon {
             server_address,
             sandbox_address,
         });
-        let children = children(&env, listener, sandbox_listener);
+        let children = children(&env, table, listener, sandbox_listener);
         let supervisor = match Supervisor::start(env.clone(), children).await {
             Ok(supervisor) => supervisor,
             Err(error) => {
@@ -146,13 +150,13 @@ impl Daemon {
 }
 
 /// Every child, in the order of starting; producers of work last.
-fn children(env: &Env, listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>) -> Vec<ChildSpec> {
+fn children(env: &Env, table: Vec<TaskSpec>, listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>) -> Vec<ChildSpec> {
     let mut specs = Vec::new();
     if let Some(listener) = sandbox_listener {
         let server = sandbox::SandboxServer::new(Arc::new(listener));
         specs.push(actor::spec(sandbox::NOUN, false, move || server.clone()));
     }
-    let schedule = timer::Timer::new(tasks::table());
+    let schedule = timer::Timer::new(table, env.config().timer.max_running);
     specs.extend([
         actor::spec(slo::NOUN, false, || slo::Slo),
         actor::spec(alert::NOUN, false, || alert::Alerts),

@@ -133,6 +133,8 @@ pub struct Parts {
     pub instance: String,
     /// This process's incarnation: runs it started are orphans once it is gone.
     pub incarnation: String,
+    /// The data directory's name, the same for all incarnations on it.
+    pub node: String,
     pub server_address: SocketAddr,
     pub sandbox_address: Option<SocketAddr>,
 }
@@ -190,6 +192,10 @@ impl Env {
 
     pub fn incarnation(&self) -> &str {
         &self.0.parts.incarnation
+    }
+
+    pub fn node(&self) -> &str {
+        &self.0.parts.node
     }
 
     pub fn server_address(&self) -> SocketAddr {

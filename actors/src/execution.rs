@@ -145,7 +145,9 @@ impl Course<'_> {
             match self.run.env.store().failed_attempt(&self.run.run_id, self.run.env.incarnation(), &failed).await {
                 Ok(true) => {}
                 Ok(false) => return self.end("cancelled", attempt, Some("the run was given its end by another process".into())),
-                Err(error) => tracing::warn!(task = self.spec.name, run_id = self.run.run_id, %error, "a failed attempt could not be written down"),
+                Err(error) => {
+                    tracing::warn!(task = self.spec.name, run_id = self.run.run_id, %error, "a failed attempt could not be written down")
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -159,7 +161,8 @@ impl Course<'_> {
     async fn ended_badly(&self, failed: Attempt, error: Error) -> RunEnd {
         if let Some(history) = self.spec.history {
             let env = &self.run.env;
-            let line = json!({"ok": false, "ts": rfc3339(env.now()), "run_id": self.run.run_id, "error": error.message, "reason": error.reason});
+            let line =
+                json!({"ok": false, "ts": rfc3339(env.now()), "run_id": self.run.run_id, "error": error.message, "reason": error.reason});
             if let Err(error) = env.append(env.log_path(history), line).await {
                 tracing::error!(task = self.spec.name, %error, "the failure could not be written to the history");
             }
@@ -204,7 +207,11 @@ impl Course<'_> {
             Ok(Ok(Some(result))) => outcome(Some(result)),
             Ok(_) => early,
             Err(_) => {
-                tracing::error!(task = self.spec.name, run_id = self.run.run_id, "the run was told to end and does not let go of its thread");
+                tracing::error!(
+                    task = self.spec.name,
+                    run_id = self.run.run_id,
+                    "the run was told to end and does not let go of its thread"
+                );
                 self.stuck = Some(tokio::spawn(async move { drop(thread.await) }));
                 early
             }
@@ -236,7 +243,14 @@ impl Course<'_> {
             let data = json!({"task": task, "slot": rfc3339(self.run.slot), "cause": cause, "state": end.state, "error": end.error});
             match env.store().end_run(run_id, env.incarnation(), end, env.fact("run.ended", run_id, data)).await {
                 Ok(true) => return,
-                Ok(false) => return tracing::warn!(task, run_id, state = end.state, "the run had its end already: another process thought this one dead"),
+                Ok(false) => {
+                    return tracing::warn!(
+                        task,
+                        run_id,
+                        state = end.state,
+                        "the run had its end already: another process thought this one dead"
+                    );
+                }
                 Err(error) if attempt == 1 => tracing::error!(task, run_id, %error, "the end of a run could not be stored; trying on"),
                 Err(_) => {}
             }
@@ -247,9 +261,10 @@ impl Course<'_> {
 
 /// Ends when the run is told to; if nobody can tell it any more, never.
 async fn told_to_end(cancel: &mut Cancel) -> String {
-    match cancel.wait_for(Option::is_some).await {
-        Ok(by) => by.clone().unwrap_or_default(),
-        Err(_) => std::future::pending().await,
+    let told = cancel.wait_for(Option::is_some).await.ok().and_then(|by| by.clone());
+    match told {
+        Some(by) => by,
+        None => std::future::pending().await,
     }
 }
 

@@ -19,6 +19,8 @@ pub mod domain;
 pub mod env;
 /// [basic] The one error type.
 pub mod error;
+/// [basic] How one run of a task goes.
+pub mod execution;
 /// [basic] Atomic files, histories, secrets on disk.
 pub mod files;
 /// [actor + family] HTTP: listener, limits, sessions, one file per area of endpoints.
@@ -45,11 +47,11 @@ pub mod slo;
 pub mod store;
 /// [actor] Starts, restarts and stops the others.
 pub mod supervisor;
-/// [basic] What a task is and how a run of it goes.
+/// [basic] What a task is.
 pub mod task;
 /// [family] One scheduled task per file.
 pub mod tasks;
 #[cfg(test)]
 mod testing;
-/// [actor] What is due and what is running.
+/// [actor + its parts] What is due and what is running.
 pub mod timer;

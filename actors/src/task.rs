@@ -84,17 +84,7 @@ pub struct TaskSpec {
 impl TaskSpec {
     pub fn new(name: &'static str, owner: &'static str, schedule: Schedule, doc: &'static str) -> Self {
         let policy = Policy::new(schedule.default_catch_up());
-        Self {
-            name,
-            owner,
-            doc,
-            schedule,
-            policy,
-            after: None,
-            latest: None,
-            history: None,
-            work: None,
-        }
+        Self { name, owner, doc, schedule, policy, after: None, latest: None, history: None, work: None }
     }
 
     #[must_use]

@@ -23,6 +23,11 @@ pub(crate) fn fixture(now: &str) -> Fixture {
 
 /// An environment over folders that are already there: a new incarnation on the old database.
 pub(crate) fn reopen(folder: TempDir, now: &str, change: impl FnOnce(&mut Config)) -> Fixture {
+    reopen_as(folder, now, "test", change)
+}
+
+/// The same as the node of that name.
+pub(crate) fn reopen_as(folder: TempDir, now: &str, node: &str, change: impl FnOnce(&mut Config)) -> Fixture {
     let _ = rustls::crypto::ring::default_provider().install_default(); // another test did
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     let environment: Environment = [
@@ -45,7 +50,7 @@ pub(crate) fn reopen(folder: TempDir, now: &str, change: impl FnOnce(&mut Config
     let http = Client::http_client().expect("a client can be built");
     let env = Env::new(Parts {
         secrets: Secrets::load(&config, &environment).expect("secrets can be made"),
-        store: Store::open(&config.database_path(), "test").expect("a store can be opened"),
+        store: Store::open(&config.database_path(), node).expect("a store can be opened"),
         // Port 9 on loopback: nobody answers, at once.
         provider: Client::new("http://127.0.0.1:9", "sk_test_x", http.clone()),
         http,
@@ -54,6 +59,7 @@ pub(crate) fn reopen(folder: TempDir, now: &str, change: impl FnOnce(&mut Config
         sandbox: None,
         instance: incarnation.clone(),
         incarnation,
+        node: node.to_owned(),
         server_address: ([127, 0, 0, 1], 1).into(),
         sandbox_address: None,
     });

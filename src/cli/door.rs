@@ -6,11 +6,10 @@ use std::time::Duration;
 use echopilot_actors::{
     config::{Config, Environment},
     daemon::{self, Daemon, Mode},
-    env::{Clock, Env, rfc3339},
+    env::{Clock, rfc3339},
     error::{Context as _, Error, Result},
     logging,
     operations::{keys, portal_link},
-    store::RunRow,
     tasks, timer,
 };
 use serde_json::{Value as Json, json};
@@ -68,16 +67,7 @@ impl Door {
     pub(crate) async fn tasks(&self) -> Result<Json> {
         match self {
             Self::Daemon(client) => client.get("/api/tasks").await,
-            Self::Here(daemon) => {
-                let last = daemon.env.store().latest_runs().await?;
-                let mut list = Vec::new();
-                for task in timer::list(&daemon.env).await? {
-                    let mut view = serde_json::to_value(&task)?;
-                    view["last_run"] = last.iter().find(|r| r.task == task.name).map_or(Json::Null, run_view);
-                    list.push(view);
-                }
-                Ok(json!({"ok": true, "count": list.len(), "tasks": list, "next": null}))
-            }
+            Self::Here(daemon) => timer::overview(&daemon.env).await,
         }
     }
 
@@ -93,7 +83,7 @@ impl Door {
         loop {
             let run = match self {
                 Self::Daemon(client) => client.get(&format!("/api/runs/{}", segment(&run_id))).await?,
-                Self::Here(daemon) => whole_run(&daemon.env, &run_id).await?,
+                Self::Here(daemon) => timer::whole_run(&daemon.env, &run_id).await?,
             };
             if !matches!(run["state"].as_str(), Some("pending" | "running")) {
                 return Ok(run);
@@ -108,8 +98,8 @@ impl Door {
             Self::Daemon(client) => client.get(&format!("/api/tasks/{}/runs?limit={limit}", segment(task))).await,
             Self::Here(daemon) => {
                 known(task)?;
-                let rows = daemon.env.store().runs(task, 0, limit.into()).await?;
-                Ok(json!({"ok": true, "count": rows.len(), "runs": rows.iter().map(run_view).collect::<Vec<_>>(), "next": null}))
+                let rows = daemon.env.store().runs(task, None, 0, limit.into()).await?;
+                Ok(json!({"ok": true, "count": rows.len(), "runs": rows.iter().map(timer::run_view).collect::<Vec<_>>(), "next": null}))
             }
         }
     }
@@ -177,19 +167,4 @@ pub(crate) fn known(task: &str) -> Result<()> {
     } else {
         Err(Error::not_found(format!("there is no task called {task}; `echopilot task list` shows all")))
     }
-}
-
-async fn whole_run(env: &Env, run_id: &str) -> Result<Json> {
-    let run = env.store().run(run_id).await?.ok_or_else(|| Error::internal("the run is not in the store"))?;
-    let mut view = run_view(&run);
-    view["result"] = run.result.as_deref().map(serde_json::from_str).transpose()?.unwrap_or(Json::Null);
-    Ok(view)
-}
-
-fn run_view(run: &RunRow) -> Json {
-    json!({
-        "run_id": run.run_id, "task": run.task, "slot": rfc3339(run.slot), "state": run.state, "reason": run.reason, "trigger": run.cause,
-        "attempts": run.attempts, "started_at": run.started_at.map(rfc3339), "ended_at": run.ended_at.map(rfc3339), "lag_ms": run.lag_ms,
-        "error": run.error.as_deref().and_then(|e| e.lines().next()),
-    })
 }

@@ -1,5 +1,6 @@
-//! Scheduled tasks: what there is, what ran, what comes next, and running one now.
+//! Scheduled tasks: what there is, what ran, what comes next, how well the schedule is kept; running, pausing, cancelling, making up.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value as Json, json};
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 
@@ -10,40 +11,51 @@ use super::{
     route::{Call, any_of, api},
 };
 use crate::{
-    env::{Env, rfc3339},
+    env::Env,
     error::{Error, Result},
-    store::RunRow,
-    timer::{self, TaskInfo},
+    timer::{self, Backfill, TaskInfo},
 };
+
+/// States a run may be asked for.
+const STATES: [&str; 8] = ["pending", "running", "succeeded", "failed", "timed_out", "cancelled", "skipped", "missed"];
 
 pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
     any_of([
-        // The task table, each with its last run.
+        // The task table, each with its policies and its last run.
         api(shell, Method::GET, "/api/tasks", Scope::Read, list),
         // One task.
         api(shell, Method::GET, "/api/tasks/{name}", Scope::Read, one),
         // Runs it now.
         api(shell, Method::POST, "/api/tasks/{name}/run", Scope::Operate, run),
+        // Skips its slots until it is resumed, or until a time.
+        api(shell, Method::POST, "/api/tasks/{name}/pause", Scope::Operate, pause),
+        // Ends a pause.
+        api(shell, Method::POST, "/api/tasks/{name}/resume", Scope::Operate, resume),
+        // Runs the slots of a range of the past that did not run.
+        api(shell, Method::POST, "/api/tasks/{name}/backfill", Scope::Operate, backfill),
         // Its runs, newest first; a row for every due slot.
         api(shell, Method::GET, "/api/tasks/{name}/runs", Scope::Read, runs),
         // When it is due next.
         api(shell, Method::GET, "/api/tasks/{name}/next", Scope::Read, next),
-        // A run with its result.
+        // A run with its attempts and its result.
         api(shell, Method::GET, "/api/runs/{id}", Scope::Read, one_run),
+        // Cancels a run that waits or is going on.
+        api(shell, Method::POST, "/api/runs/{id}/cancel", Scope::Operate, cancel),
+        // How well the schedule is kept: slots due, in time, late, missed, skipped by reason.
+        api(shell, Method::GET, "/api/schedule/level", Scope::Read, level),
     ])
 }
 
 async fn list(call: Call) -> Result<Response> {
-    let last = call.env().store().latest_runs().await?;
-    let tasks: Vec<Json> = timer::list(call.env()).await?.iter().map(|t| view(t, last.iter().find(|r| r.task == t.name))).collect();
-    Ok(respond::json(&json!({"ok": true, "count": tasks.len(), "tasks": tasks, "next": null})))
+    Ok(respond::json(&timer::overview(call.env()).await?))
 }
 
 async fn one(call: Call) -> Result<Response> {
     let task = find(call.env(), call.request.param(0)?).await?;
-    let last = call.env().store().runs(task.name, 0, 1).await?;
-    let mut body = view(&task, last.first());
+    let last = call.env().store().runs(task.name, None, 0, 1).await?;
+    let mut body = serde_json::to_value(&task)?;
     body["ok"] = true.into();
+    body["last_run"] = last.first().map_or(Json::Null, timer::run_view);
     Ok(respond::json(&body))
 }
 
@@ -52,14 +64,62 @@ async fn run(call: Call) -> Result<Response> {
     Ok(respond::accepted(&run_id))
 }
 
+/// Body (optional): `{"reason":"...","until":"RFC 3339"}`.
+async fn pause(call: Call) -> Result<Response> {
+    let (task, body) = (call.request.param(0)?, call.request.json()?);
+    known(&body, &["reason", "until"])?;
+    let until = time(&body, "until")?;
+    let why = match &body["reason"] {
+        Json::Null => "by hand",
+        Json::String(why) => why.trim(),
+        _ => return Err(Error::field("reason", "reason must be text")),
+    };
+    timer::pause(call.env(), task, &call.caller.key_id, why, until).await?;
+    one(call).await
+}
+
+async fn resume(call: Call) -> Result<Response> {
+    timer::resume(call.env(), call.request.param(0)?, &call.caller.key_id).await?;
+    one(call).await
+}
+
+/// Body: `{"from":"RFC 3339","to":"RFC 3339","redo_failed":false,"dry_run":false}`.
+async fn backfill(call: Call) -> Result<Response> {
+    let (task, body) = (call.request.param(0)?.to_owned(), call.request.json()?);
+    known(&body, &["from", "to", "redo_failed", "dry_run"])?;
+    let needed =
+        |field: &'static str| time(&body, field)?.ok_or_else(|| Error::field(field, format!("{field} is missing: a time in RFC 3339")));
+    let flag = |field: &'static str| match &body[field] {
+        Json::Null => Ok(false),
+        Json::Bool(flag) => Ok(*flag),
+        _ => Err(Error::field(field, format!("{field} must be true or false"))),
+    };
+    let ask = Backfill {
+        task,
+        from: needed("from")?,
+        to: needed("to")?,
+        redo_failed: flag("redo_failed")?,
+        dry_run: flag("dry_run")?,
+        asked_by: call.caller.key_id.clone(),
+    };
+    let done = timer::backfill(call.env(), ask).await?;
+    let mut body = serde_json::to_value(&done)?;
+    body["ok"] = true.into();
+    Ok(respond::json(&body))
+}
+
 async fn runs(call: Call) -> Result<Response> {
     let (limit, after) = (call.request.limit()?, call.request.number("after", 0, 1..=i64::MAX)?);
+    let state = call.request.query("state")?;
+    if state.as_deref().is_some_and(|s| !STATES.contains(&s)) {
+        return Err(Error::field("state", format!("state is one of {}", STATES.join(", "))));
+    }
     let task = find(call.env(), call.request.param(0)?).await?;
-    let mut rows = call.env().store().runs(task.name, after, i64::try_from(limit + 1).unwrap_or(i64::MAX)).await?;
+    let mut rows = call.env().store().runs(task.name, state.as_deref(), after, i64::try_from(limit + 1).unwrap_or(i64::MAX)).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|r| r.n.to_string());
-    let runs: Vec<Json> = rows.iter().map(run_view).collect();
+    let runs: Vec<Json> = rows.iter().map(timer::run_view).collect();
     Ok(respond::json(&json!({"ok": true, "count": runs.len(), "runs": runs, "next": next})))
 }
 
@@ -71,10 +131,20 @@ async fn next(call: Call) -> Result<Response> {
 }
 
 async fn one_run(call: Call) -> Result<Response> {
-    let run = call.env().store().run(call.request.param(0)?).await?.ok_or_else(|| Error::not_found("there is no such run"))?;
-    let mut body = run_view(&run);
+    Ok(respond::json(&timer::whole_run(call.env(), call.request.param(0)?).await?))
+}
+
+async fn cancel(call: Call) -> Result<Response> {
+    let run_id = call.request.param(0)?;
+    let state = timer::cancel(call.env(), run_id, &call.caller.key_id).await?;
+    Ok(respond::json(&json!({"ok": true, "run_id": run_id, "state": state})))
+}
+
+async fn level(call: Call) -> Result<Response> {
+    let hours = call.request.number("hours", 24, 1..=24 * 90)?;
+    let level = timer::level(call.env(), call.env().now() - TimeDelta::hours(hours)).await?;
+    let mut body = serde_json::to_value(&level)?;
     body["ok"] = true.into();
-    body["result"] = run.result.as_deref().map(serde_json::from_str).transpose()?.unwrap_or(Json::Null);
     Ok(respond::json(&body))
 }
 
@@ -84,18 +154,18 @@ pub(super) async fn find(env: &Env, name: &str) -> Result<TaskInfo> {
     found.ok_or_else(|| Error::not_found(format!("there is no task called {name}")))
 }
 
-fn view(task: &TaskInfo, last: Option<&RunRow>) -> Json {
-    json!({
-        "name": task.name, "owner": task.owner, "doc": task.doc, "schedule": task.schedule, "state": task.state, "next": task.next,
-        "run_id": task.run_id, "report": task.report, "last_run": last.map(run_view),
-    })
+fn known(body: &Json, fields: &[&str]) -> Result<()> {
+    match body.as_object().into_iter().flatten().find(|(name, _)| !fields.contains(&name.as_str())) {
+        Some((name, _)) => Err(Error::field(name.clone(), format!("unknown field {name}; known are {}", fields.join(", ")))),
+        None => Ok(()),
+    }
 }
 
-fn run_view(run: &RunRow) -> Json {
-    json!({
-        "run_id": run.run_id, "task": run.task, "slot": rfc3339(run.slot), "state": run.state, "reason": run.reason, "trigger": run.cause,
-        "attempts": run.attempts, "started_at": run.started_at.map(rfc3339), "ended_at": run.ended_at.map(rfc3339), "lag_ms": run.lag_ms,
-        // A panic's backtrace is for the log.
-        "error": run.error.as_deref().and_then(|e| e.lines().next()),
-    })
+fn time(body: &Json, field: &'static str) -> Result<Option<DateTime<Utc>>> {
+    let bad = || Error::field(field, format!("{field} must be a time in RFC 3339, e.g. 2026-03-01T00:00:00Z"));
+    match &body[field] {
+        Json::Null => Ok(None),
+        Json::String(text) => text.parse().map(Some).map_err(|_| bad()),
+        _ => Err(bad()),
+    }
 }

@@ -12,7 +12,17 @@ mod slo_guard;
 mod slo_monitor;
 mod weekly_audit;
 
-use crate::{domain::schedule::Schedule, task::TaskSpec};
+use std::time::Duration;
+
+use crate::{
+    config::{Config, TaskSettings},
+    domain::{
+        schedule::{Blackout, Schedule, jitter},
+        spelling::distance,
+    },
+    error::{Error, Result},
+    task::TaskSpec,
+};
 
 const HOUR: i64 = 3600;
 
@@ -58,6 +68,61 @@ pub fn table() -> Vec<TaskSpec> {
         slo_monitor::spec(),
         daily_backup::spec(),
     ]
+}
+
+/// The table with what the configuration changes in it. Errors are `invalid` and name every key that is wrong.
+pub fn configured(config: &Config) -> Result<Vec<TaskSpec>> {
+    let mut table = table();
+    let mut problems = Vec::new();
+    for (name, settings) in &config.tasks {
+        match table.iter_mut().find(|spec| spec.name == name) {
+            Some(spec) => problems.extend(change(spec, settings).into_iter().map(|p| format!("tasks.{name}.{p}"))),
+            None => problems.push(format!("tasks.{name}: there is no such task{}", did_you_mean(name))),
+        }
+    }
+    if problems.is_empty() { Ok(table) } else { Err(Error::invalid("configuration", problems.join("; "))) }
+}
+
+fn did_you_mean(name: &str) -> String {
+    let nearest = table().iter().map(|spec| (distance(spec.name, name), spec.name)).min().filter(|(d, near)| *d <= 1 + near.len() / 4);
+    nearest.map(|(_, near)| format!(", did you mean {near}?")).unwrap_or_default()
+}
+
+/// Changes a task as configured; answers what is wrong, each with its key.
+fn change(spec: &mut TaskSpec, settings: &TaskSettings) -> Vec<String> {
+    let mut problems = Vec::new();
+    let zone = settings.zone.as_deref();
+    if let Some(text) = &settings.schedule {
+        match Schedule::parse(text, zone) {
+            Ok(schedule) => {
+                spec.policy.catch_up = schedule.default_catch_up();
+                spec.schedule = schedule;
+            }
+            Err(problem) => problems.push(format!("schedule: {problem}")),
+        }
+    } else if zone.is_some() && settings.blackout.is_none() {
+        problems.push("zone: it belongs to a schedule or to blackout windows, and neither is set".into());
+    }
+    let policy = &mut spec.policy;
+    if let Some(seconds) = settings.jitter_s {
+        policy.jitter = jitter(spec.name, seconds);
+    }
+    for text in settings.blackout.iter().flatten() {
+        match Blackout::parse(text, zone) {
+            Ok(window) => policy.blackout.push(window),
+            Err(problem) => problems.push(format!("blackout: {problem}")),
+        }
+    }
+    if settings.timeout_s == Some(0) {
+        problems.push("timeout_s: must be at least 1".into());
+    }
+    policy.timeout = settings.timeout_s.map_or(policy.timeout, Duration::from_secs);
+    policy.total_timeout = settings.total_timeout_s.map_or(policy.total_timeout, Duration::from_secs);
+    policy.catch_up = settings.catch_up.unwrap_or(policy.catch_up);
+    policy.overlap = settings.overlap.unwrap_or(policy.overlap);
+    policy.retries = settings.retries.unwrap_or(policy.retries);
+    policy.pause_after = settings.pause_after.unwrap_or(policy.pause_after);
+    problems
 }
 
 /// Every day at `HH:MM` UTC.

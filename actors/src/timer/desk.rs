@@ -168,7 +168,11 @@ pub(super) struct Desk {
 
 impl Desk {
     /// Does something outside the mailbox and answers when it is done.
-    pub(super) fn apart<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(&self, reply: Reply<T>, work: impl FnOnce(Self) -> F) {
+    pub(super) fn apart<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(
+        &self,
+        reply: Reply<T>,
+        work: impl FnOnce(Self) -> F,
+    ) {
         let work = work(self.clone());
         tokio::spawn(async move { actor::respond(reply, work.await) });
     }
@@ -293,9 +297,8 @@ impl Desk {
                 tracing::warn!(task, "a run that was told to end has let go of its thread");
             });
         }
-        if lock(&self.floor.waiting).remove(spec.name)
-            && let Err(error) = self.begin_waiting(spec).await
-        {
+        let more = lock(&self.floor.waiting).remove(spec.name);
+        if more && let Err(error) = self.begin_waiting(spec).await {
             self.floor.wait(spec.name); // the next renewal of the lease finds it as well
             tracing::warn!(task = spec.name, %error, "a waiting run could not be begun; trying again");
         }
@@ -331,7 +334,8 @@ impl Desk {
         let begun = self.env.store().begin_waiting(spec.name, self.env.incarnation(), self.env.now()).await?;
         if let Some(row) = begun {
             let cancel = self.floor.enter(&row.run_id, spec.name);
-            let run = self.run(&row.run_id, row.slot, cause_of(&row), row.asked_by.clone(), u32::try_from(row.attempts).unwrap_or(1).max(1));
+            let run =
+                self.run(&row.run_id, row.slot, cause_of(&row), row.asked_by.clone(), u32::try_from(row.attempts).unwrap_or(1).max(1));
             let waits = spec.after.is_some() && run.cause != "manual" && run.attempt == 1;
             self.start(spec, run, waits, cancel);
         }
@@ -342,7 +346,10 @@ impl Desk {
     pub(super) async fn run_by_hand(&self, task: &str, asked_by: String) -> Result<String> {
         let spec = self.built(task)?;
         if self.floor.is_stuck(spec.name) {
-            return Err(Error::conflict("already_running", format!("an earlier run of {task} was told to end and still blocks its thread")));
+            return Err(Error::conflict(
+                "already_running",
+                format!("an earlier run of {task} was told to end and still blocks its thread"),
+            ));
         }
         match self.claim_and_start(spec, self.env.now(), "manual", Some(asked_by), Place::Now(spec.policy.overlap)).await? {
             (Claim::Begun, run_id) => Ok(run_id),

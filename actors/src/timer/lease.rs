@@ -156,7 +156,9 @@ async fn resolve(desk: &Desk, run: &RunRow) -> Result<()> {
         started_at: run.started_at.unwrap_or(now),
         ended_at: now,
     });
-    let fact = |kind, state: &str| env.fact(kind, &run.run_id, json!({"task": run.task, "slot": rfc3339(run.slot), "of": run.incarnation, "state": state}));
+    let fact = |kind, state: &str| {
+        env.fact(kind, &run.run_id, json!({"task": run.task, "slot": rfc3339(run.slot), "of": run.incarnation, "state": state}))
+    };
     let done = match fate {
         Orphan::TakeOver => {
             let done = env.store().take_over(run, env.incarnation(), cut_off.as_ref(), fact("run.taken_over", "pending")).await?;
@@ -186,7 +188,14 @@ async fn resolve(desk: &Desk, run: &RunRow) -> Result<()> {
         }
     };
     if done {
-        tracing::warn!(actor = NOUN, task = run.task, run_id = run.run_id, of = run.incarnation, ?fate, "a run without a process was looked after");
+        tracing::warn!(
+            actor = NOUN,
+            task = run.task,
+            run_id = run.run_id,
+            of = run.incarnation,
+            ?fate,
+            "a run without a process was looked after"
+        );
     }
     Ok(())
 }

@@ -18,19 +18,20 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde_json::{Value as Json, json};
 use tokio::task::JoinHandle;
 
+use self::{desk::Desk, lease::TakenUp};
 pub use self::{
-    desk::{Backfill, Floor},
+    desk::{Backfill, Backfilled, Floor},
     level::{Level, TaskLevel},
 };
-use self::{desk::Desk, lease::TakenUp};
 use crate::{
     actor::{self, Probe, Probed, Reply},
     domain::{alert_rule::Check, schedule::Agenda},
     env::{Env, rfc3339},
     error::{Error, Result},
-    store::Pause,
+    store::{Pause, RunRow},
     task::TaskSpec,
 };
 
@@ -54,13 +55,38 @@ pub enum Message {
     /// The lease was renewed and others were looked after.
     Renewed(Result<Vec<Pause>>),
     List(Reply<Vec<TaskInfo>>),
-    Next { task: String, count: usize, reply: Reply<Vec<String>> },
-    RunNow { task: String, asked_by: String, reply: Reply<String> },
-    Pause { pause: Pause, reply: Reply<()> },
-    Resume { task: String, asked_by: String, reply: Reply<()> },
-    Cancel { run_id: String, asked_by: String, reply: Reply<String> },
-    Backfill { backfill: Backfill, reply: Reply<desk::Backfilled> },
-    Level { since: DateTime<Utc>, reply: Reply<Level> },
+    Next {
+        task: String,
+        count: usize,
+        reply: Reply<Vec<String>>,
+    },
+    RunNow {
+        task: String,
+        asked_by: String,
+        reply: Reply<String>,
+    },
+    Pause {
+        pause: Pause,
+        reply: Reply<()>,
+    },
+    Resume {
+        task: String,
+        asked_by: String,
+        reply: Reply<()>,
+    },
+    Cancel {
+        run_id: String,
+        asked_by: String,
+        reply: Reply<String>,
+    },
+    Backfill {
+        backfill: Backfill,
+        reply: Reply<Backfilled>,
+    },
+    Level {
+        since: DateTime<Utc>,
+        reply: Reply<Level>,
+    },
     Probe(Probe, Reply<()>),
     /// Answered when nothing is being looked at.
     #[cfg(test)]
@@ -151,7 +177,7 @@ pub async fn cancel(env: &Env, run_id: &str, asked_by: &str) -> Result<String> {
 
 /// Queues the slots of a range of the past that did not run, to be run one after the other. Errors: `not_found`, `conflict` (`planned`),
 /// `invalid` (`range`: empty, in the future, or more slots than one request may ask for).
-pub async fn backfill(env: &Env, backfill: Backfill) -> Result<desk::Backfilled> {
+pub async fn backfill(env: &Env, backfill: Backfill) -> Result<Backfilled> {
     actor::call(env, NOUN, timeout(env), |reply| Message::Backfill { backfill: backfill.clone(), reply }).await
 }
 
@@ -163,6 +189,48 @@ pub async fn level(env: &Env, since: DateTime<Utc>) -> Result<Level> {
 /// Whether a task was paused because it kept failing: for the alert actor.
 pub async fn pause_check(env: &Env) -> Result<Check> {
     desk::pause_check(env).await
+}
+
+/// A run as the API, the command line and reports show it; `result` apart, because it may be large.
+pub fn run_view(run: &RunRow) -> Json {
+    json!({
+        "run_id": run.run_id, "task": run.task, "slot": rfc3339(run.slot), "state": run.state, "reason": run.reason, "trigger": run.cause,
+        "asked_by": run.asked_by, "attempts": run.attempts, "started_at": run.started_at.map(rfc3339), "ended_at": run.ended_at.map(rfc3339),
+        "duration_ms": run.started_at.zip(run.ended_at).map(|(from, to)| (to - from).num_milliseconds()), "lag_ms": run.lag_ms,
+        // A panic's backtrace is for the log.
+        "error": run.error.as_deref().and_then(|e| e.lines().next()),
+    })
+}
+
+/// A run with every attempt that failed and with its result.
+pub async fn whole_run(env: &Env, run_id: &str) -> Result<Json> {
+    let run = env.store().run(run_id).await?.ok_or_else(|| Error::not_found("there is no such run"))?;
+    let attempts = env.store().attempts(run_id).await?;
+    let mut view = run_view(&run);
+    view["ok"] = true.into();
+    view["failed_attempts"] = attempts
+        .iter()
+        .map(|a| {
+            json!({
+                "attempt": a.attempt, "state": a.state, "error": a.error.lines().next(), "retryable": a.is_retryable,
+                "started_at": rfc3339(a.started_at), "ended_at": rfc3339(a.ended_at),
+            })
+        })
+        .collect();
+    view["result"] = run.result.as_deref().map(serde_json::from_str).transpose()?.unwrap_or(Json::Null);
+    Ok(view)
+}
+
+/// Every task with its last run.
+pub async fn overview(env: &Env) -> Result<Json> {
+    let last = env.store().latest_runs().await?;
+    let view = |task: &TaskInfo| -> Result<Json> {
+        let mut view = serde_json::to_value(task)?;
+        view["last_run"] = last.iter().find(|r| r.task == task.name).map_or(Json::Null, run_view);
+        Ok(view)
+    };
+    let tasks = list(env).await?.iter().map(view).collect::<Result<Vec<Json>>>()?;
+    Ok(json!({"ok": true, "count": tasks.len(), "tasks": tasks, "next": null}))
 }
 
 fn timeout(env: &Env) -> Duration {
@@ -391,7 +459,8 @@ impl State {
         if spec.work.is_none() || !self.is_scheduling() {
             return Ok(Vec::new());
         }
-        let slots = std::iter::successors(Some(spec.schedule.next_after(self.desk.env.now())), |slot| Some(spec.schedule.next_after(*slot)));
+        let slots =
+            std::iter::successors(Some(spec.schedule.next_after(self.desk.env.now())), |slot| Some(spec.schedule.next_after(*slot)));
         Ok(slots.take(count).map(rfc3339).collect())
     }
 
@@ -416,12 +485,7 @@ impl State {
                 next: (!planned && self.is_scheduling()).then(|| rfc3339(spec.schedule.next_after(now))),
                 run_id,
                 report: spec.latest,
-                paused: paused.map(|p| PauseInfo {
-                    at: rfc3339(p.at),
-                    by: p.by.clone(),
-                    why: p.why.clone(),
-                    until: p.until.map(rfc3339),
-                }),
+                paused: paused.map(|p| PauseInfo { at: rfc3339(p.at), by: p.by.clone(), why: p.why.clone(), until: p.until.map(rfc3339) }),
                 policy: policy_info(spec),
             }
         };

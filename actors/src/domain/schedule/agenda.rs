@@ -131,8 +131,10 @@ impl Agenda {
     /// that come up a second time have their rows; the ledger starts only those that were written off.
     fn step_back(&mut self, now: DateTime<Utc>) {
         for index in 0..self.entries.len() {
-            if self.entries[index].mark.is_some_and(|mark| mark > now) {
-                self.set_mark(index, now);
+            // What came due within the last moments is still on time.
+            let again = now - self.entries[index].policy.jitter - TimeDelta::seconds(self.on_time_s);
+            if self.entries[index].mark.is_some_and(|mark| mark > again) {
+                self.set_mark(index, again);
             }
         }
     }
@@ -173,6 +175,7 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::schedule::Blackout;
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
@@ -241,7 +244,8 @@ mod tests {
         let mut inside = agenda(Policy { blackout: window(), ..Policy::new(CatchUp::Once) });
         assert!(fates(&mut inside, "2026-03-01T05:30:00Z").iter().all(|(_, fate)| *fate == out));
         // Looked at after it, when the newest slot lies inside it.
-        let mut after = Agenda::new([(Schedule::cron("0 1-5 * * *").unwrap(), Policy { blackout: window(), ..Policy::new(CatchUp::Once) })], 10);
+        let mut after =
+            Agenda::new([(Schedule::cron("0 1-5 * * *").unwrap(), Policy { blackout: window(), ..Policy::new(CatchUp::Once) })], 10);
         after.set_mark(0, at("2026-03-01T00:00:00Z"));
         let folded = Fate::Skip("catch_up");
         assert_eq!(fates(&mut after, "2026-03-01T07:00:00Z"), [(1, folded), (2, folded), (3, Fate::Run), (4, out), (5, out)]);
@@ -254,6 +258,7 @@ mod tests {
         assert_eq!((jumped.len(), jumped.last()), (24, Some(&(0, Fate::Run))));
         assert_eq!(fates(&mut agenda, "2026-03-01T01:30:00Z"), []);
         assert_eq!(fates(&mut agenda, "2026-03-01T02:00:00Z"), [(2, Fate::Run)]);
+        assert_eq!(fates(&mut agenda, "2026-03-01T01:00:05Z"), [(1, Fate::Run)], "set back to just after a slot");
     }
 
     #[test]

@@ -13,10 +13,12 @@
 //! * It **leaves the hour open** (`*`, or anything that allows all 24): it names no time of day and follows real time, as cron does. Its
 //!   slots are all instants at which the local clock shows a matching time; nothing is moved, merged or left out.
 
+mod agenda;
 mod blackout;
 mod expression;
 mod jitter;
 mod plan;
+mod policy;
 mod wall;
 mod words;
 mod zone;
@@ -24,10 +26,12 @@ mod zone;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
+pub use agenda::{Agenda, Decision, Fate, Round};
 pub use blackout::Blackout;
 pub use expression::Expression;
 pub use jitter::jitter;
 pub use plan::{CatchUp, DEFAULT_CHUNK, Plan, plan, plan_chunk};
+pub use policy::{Orphan, Overlap, Policy};
 
 /// When a task is due. Slots are whole seconds in UTC.
 #[derive(Clone, Debug, PartialEq, Eq)]

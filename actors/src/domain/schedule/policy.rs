@@ -156,7 +156,10 @@ mod tests {
         assert_eq!(skip.orphan(0, true, at(100), at(500), 10), Orphan::Miss);
         assert_eq!(skip.orphan(0, false, at(100), at(500), 10), Orphan::TakeOver, "somebody asked for it");
         assert_eq!(once.orphan(0, true, at(100), at(500), 10), Orphan::TakeOver);
-        assert_eq!((skip.orphan(1, true, at(100), at(101), 10), skip.orphan(2, true, at(100), at(101), 10)), (Orphan::TakeOver, Orphan::Fail));
+        assert_eq!(
+            (skip.orphan(1, true, at(100), at(101), 10), skip.orphan(2, true, at(100), at(101), 10)),
+            (Orphan::TakeOver, Orphan::Fail)
+        );
         assert_eq!(once.orphan(1, true, at(100), at(101), 10), Orphan::Fail);
     }
 }
