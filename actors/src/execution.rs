@@ -146,7 +146,7 @@ impl Course<'_> {
                 Ok(true) => {}
                 Ok(false) => return self.end("cancelled", attempt, Some("the run was given its end by another process".into())),
                 Err(error) => {
-                    tracing::warn!(task = self.spec.name, run_id = self.run.run_id, %error, "a failed attempt could not be written down")
+                    tracing::warn!(task = self.spec.name, run_id = self.run.run_id, %error, "a failed attempt could not be written down");
                 }
             }
             tokio::select! {

@@ -351,17 +351,15 @@ impl Desk {
                 format!("an earlier run of {task} was told to end and still blocks its thread"),
             ));
         }
-        match self.claim_and_start(spec, self.env.now(), "manual", Some(asked_by), Place::Now(spec.policy.overlap)).await? {
-            (Claim::Begun, run_id) => Ok(run_id),
-            _ => {
-                let error = Error::conflict("already_running", format!("{task} is running"));
-                let other = self.env.store().run_in_place(task).await?;
-                Err(match other {
-                    Some(other) => error.with("run_id", other.run_id),
-                    None => error,
-                })
-            }
+        let (claim, run_id) = self.claim_and_start(spec, self.env.now(), "manual", Some(asked_by), Place::Now(spec.policy.overlap)).await?;
+        if claim == Claim::Begun {
+            return Ok(run_id);
         }
+        let error = Error::conflict("already_running", format!("{task} is running"));
+        Err(match self.env.store().run_in_place(task).await? {
+            Some(other) => error.with("run_id", other.run_id),
+            None => error,
+        })
     }
 
     async fn cancel_running(&self, spec: &TaskSpec, why: &str) -> Result<()> {

@@ -64,12 +64,11 @@ pub(super) async fn take_up(desk: &Desk) -> Result<TakenUp> {
     let known: HashMap<String, DateTime<Utc>> = store.task_marks().await?.into_iter().collect();
     let mut marks = Vec::new();
     for (index, spec) in desk.table.iter().enumerate().filter(|(_, s)| s.work.is_some()) {
-        let mark = match known.get(spec.name) {
-            Some(mark) => *mark,
-            None => {
-                store.close_slots(spec.name, &[], now).await?; // never seen before: its slots begin now
-                now
-            }
+        let mark = if let Some(mark) = known.get(spec.name) {
+            *mark
+        } else {
+            store.close_slots(spec.name, &[], now).await?; // never seen before: its slots begin now
+            now
         };
         marks.push((index, mark));
     }

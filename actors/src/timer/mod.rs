@@ -251,14 +251,21 @@ impl Timer {
     }
 }
 
+/// What is on its way: one round, or the first reading of the store, at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The store has not been read.
+    New,
+    Reading,
+    Idle,
+    Looking,
+}
+
 pub struct State {
     desk: Desk,
     agenda: Agenda,
     pauses: HashMap<String, Pause>,
-    /// The store has been read.
-    ready: bool,
-    /// A round, or the first reading, is on its way: one at a time.
-    looking: bool,
+    phase: Phase,
     renewing: bool,
     renewed: Option<Instant>,
     /// Tells us to look again.
@@ -290,8 +297,7 @@ impl Actor for Timer {
             desk: Desk { env, table: self.table.clone(), floor: self.floor.clone() },
             agenda,
             pauses: HashMap::new(),
-            ready: false,
-            looking: false,
+            phase: Phase::New,
             renewing: false,
             renewed: None,
             alarm: None,
@@ -333,12 +339,12 @@ impl Actor for Timer {
 impl State {
     /// Begins a round if something is due, else sleeps until the next slot.
     fn look(&mut self, myself: &ActorRef<Message>) {
-        if self.looking {
+        if matches!(self.phase, Phase::Reading | Phase::Looking) {
             return; // what is due now is found when that one reports
         }
         self.renew(myself);
-        if !self.ready {
-            self.looking = true;
+        if self.phase == Phase::New {
+            self.phase = Phase::Reading;
             let (desk, myself) = (self.desk.clone(), myself.clone());
             tokio::spawn(async move { myself.cast(Message::TakenUp(lease::take_up(&desk).await)) });
             return;
@@ -348,7 +354,7 @@ impl State {
         if rounds.is_empty() {
             return self.sleep(myself);
         }
-        self.looking = true;
+        self.phase = Phase::Looking;
         let (desk, myself) = (self.desk.clone(), myself.clone());
         tokio::spawn(async move { myself.cast(Message::Settled(desk.follow(rounds).await)) });
     }
@@ -358,14 +364,14 @@ impl State {
     }
 
     fn taken_up(&mut self, myself: &ActorRef<Message>, result: Result<TakenUp>) {
-        self.looking = false;
+        self.phase = Phase::New;
         match result {
             Ok(found) => {
                 for (index, mark) in found.marks {
                     self.agenda.set_mark(index, mark);
                 }
                 self.set_pauses(found.pauses);
-                (self.ready, self.complained) = (true, false);
+                (self.phase, self.complained) = (Phase::Idle, false);
                 self.look(myself);
             }
             Err(error) => self.complain(myself, &error),
@@ -373,7 +379,7 @@ impl State {
     }
 
     fn settled(&mut self, myself: &ActorRef<Message>, result: Result<Vec<(usize, DateTime<Utc>)>>) {
-        self.looking = false;
+        self.phase = Phase::Idle;
         match result {
             Ok(marks) => {
                 for (index, mark) in marks {
@@ -410,7 +416,7 @@ impl State {
     /// Renews the lease and looks after other processes' runs, every third of a lease.
     fn renew(&mut self, myself: &ActorRef<Message>) {
         let due = self.renewed.is_none_or(|at| at.elapsed() >= self.desk.renew_every());
-        if !self.ready || self.renewing || !due {
+        if self.phase == Phase::New || self.renewing || !due {
             return;
         }
         (self.renewing, self.renewed) = (true, Some(Instant::now()));
@@ -494,7 +500,7 @@ impl State {
 
     #[cfg(test)]
     fn tell_if_quiet(&mut self) {
-        if !self.looking && self.ready {
+        if self.phase == Phase::Idle {
             self.waiting.drain(..).for_each(|reply| actor::respond(reply, Ok(())));
         }
     }
