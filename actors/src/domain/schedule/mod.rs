@@ -29,6 +29,9 @@ pub use expression::Expression;
 pub use jitter::jitter;
 pub use plan::{CatchUp, DEFAULT_CHUNK, Plan, plan, plan_chunk};
 
+/// The version of the time zone database that is compiled in, such as `2025b`.
+pub const TIME_ZONE_DATABASE: &str = chrono_tz::IANA_TZDB_VERSION;
+
 /// When a task is due. Slots are whole seconds in UTC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schedule {
