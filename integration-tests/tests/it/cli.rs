@@ -86,6 +86,29 @@ fn tasks_are_listed_and_run_with_and_without_a_daemon() {
     assert!(daemon.cli(&["status"]).expect(0).contains("running"));
 }
 
+#[test]
+fn a_schedule_can_be_tried_out_before_it_is_used() {
+    let setup = setup();
+    let night = ["task", "next", "--cron", "30 2 * * *", "--zone", "Europe/Berlin", "--after", "2026-03-27T12:00:00Z", "-n", "3"];
+    let answer = said(&setup, &night);
+    assert_eq!(answer["slots"], json!(["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]), "{answer}");
+    let local = json!(["2026-03-28T02:30:00+01:00", "2026-03-29T03:00:00+02:00", "2026-03-30T02:30:00+02:00"]);
+    assert_eq!((&answer["schedule"], &answer["local"]), (&json!("daily 02:30 Europe/Berlin"), &local), "{answer}");
+    let plain = setup.cli(&night);
+    assert!(plain.expect(0).contains("2026-03-29T01:00:00Z  2026-03-29T03:00:00+02:00"), "{}", plain.stdout);
+    let utc = said(&setup, &["task", "next", "--cron", "every 6 h", "--after", "2026-03-27T14:00:00+02:00", "-n", "1"]);
+    assert_eq!((&utc["slots"], &utc["local"]), (&json!(["2026-03-27T18:00:00Z"]), &Json::Null), "{utc}");
+    assert_eq!(said(&setup, &["task", "next", "heartbeat"])["count"], 5);
+
+    let wrong = setup.cli(&["task", "next", "--cron", "30 2 * * *", "--zone", "Europe/Berln"]);
+    assert!(wrong.code == Some(64) && wrong.stderr.contains("did you mean Europe/Berlin?"), "{wrong:?}");
+    for usage in
+        [&["task", "next"][..], &["task", "next", "heartbeat", "--cron", "* * * * *"], &["task", "next", "heartbeat", "--zone", "UTC"]]
+    {
+        setup.cli(usage).expect(2);
+    }
+}
+
 /// The member `ok` of a task's latest report.
 fn json_lines_or_one(setup: &Setup, task: &str) -> String {
     integration_tests::json_file(&setup.logs(&format!("{task}.json")))["ok"].to_string()

@@ -4,6 +4,7 @@ mod browser;
 mod cli;
 mod conformance;
 mod contract;
+mod cron;
 mod demo;
 mod faults;
 mod ingest;
