@@ -141,9 +141,7 @@ fn long_files_have_a_reason() {
     let long: Vec<_> = rust_files()
         .into_iter()
         .filter(|(name, text)| {
-            shipped(text).lines().count() > FILE_LINES
-                && !is_for_tests(name)
-                && !LONG_FILES.iter().any(|(listed, _)| listed == name)
+            shipped(text).lines().count() > FILE_LINES && !is_for_tests(name) && !LONG_FILES.iter().any(|(listed, _)| listed == name)
         })
         .map(|(name, text)| format!("{name}: {} lines", shipped(&text).lines().count()))
         .collect();

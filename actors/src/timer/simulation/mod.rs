@@ -248,7 +248,8 @@ fn judge(world: &World, end: i64) -> Outcome {
     let mut outcome = Outcome { slots: 0, by_state: HashMap::new(), crashes: world.crashes };
     for (index, task) in world.tasks.iter().enumerate() {
         let ledger = &world.ledger.tasks[index];
-        let due = task.schedule.slots(time(START), time(end), usize::MAX);
+        let first = ledger.first.unwrap_or_else(|| panic!("{}: never seen", task.name));
+        let due = task.schedule.slots(time(first), time(end), usize::MAX);
         for slot in &due {
             let slot = slot.timestamp_micros();
             let row = ledger.rows.get(&slot).unwrap_or_else(|| panic!("{} {}: the slot has no row", task.name, time(slot)));
@@ -263,7 +264,7 @@ fn judge(world: &World, end: i64) -> Outcome {
             assert!(!written_off || !someone_was_there(world, task, slot), "{named}: written off although a sound node was there");
             *outcome.by_state.entry(row.reason.map_or_else(|| row.state.to_owned(), |r| format!("{} {r}", row.state))).or_default() += 1;
         }
-        let rows = ledger.rows.keys().filter(|slot| (START + 1..=end).contains(*slot)).count();
+        let rows = ledger.rows.keys().filter(|slot| (first + 1..=end).contains(*slot)).count();
         assert_eq!(rows, due.len(), "{}: rows for slots that are none", task.name);
         outcome.slots += due.len();
     }

@@ -31,6 +31,8 @@ pub(super) struct TaskLedger {
     pub(super) rows: HashMap<Slot, Row>,
     pub(super) open: BTreeSet<Slot>,
     pub(super) mark: Option<Slot>,
+    /// The first mark: the task's slots begin after it.
+    pub(super) first: Option<Slot>,
     pub(super) paused: bool,
 }
 
@@ -78,6 +80,7 @@ impl Ledger {
             let row = Row { state, reason: *reason, cause: "schedule", incarnation, attempts: 0, holds: false };
             t.rows.entry(*slot).or_insert(row);
         }
+        t.first = t.first.or(Some(through));
         t.mark = Some(t.mark.map_or(through, |mark| mark.max(through)));
     }
 
