@@ -131,7 +131,7 @@ impl Actor for Timer {
             Message::RunNow { task, asked_by, reply } => actor::respond(reply, self.run_by_hand(state, &task, asked_by).await),
             Message::List(reply) => actor::respond(reply, Ok(self.infos(state))),
             Message::Next { task, count, reply } => actor::respond(reply, self.next_slots(state, &task, count)),
-            Message::Probe(probe, reply) => actor::answer(probe, reply),
+            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ mod restore;
 mod schedule;
 mod sdk;
 mod story;
+mod supervision;
+mod systemd;
 
 use integration_tests::Setup;
 

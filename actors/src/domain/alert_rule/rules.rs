@@ -198,6 +198,28 @@ pub fn resources(resources: &Resources, limits: &Thresholds) -> Vec<Check> {
     ]
 }
 
+/// One part of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub name: &'static str,
+    /// Why it stays down; `None` while it runs, and during a restart.
+    pub down: Option<String>,
+}
+
+/// The parts of the daemon, a check for each: each fires, is told and resolves on its own, also while another is down already.
+pub fn parts(parts: &[Part]) -> Vec<Check> {
+    let rule = Rule("parts");
+    let check = |part: &Part| Check {
+        ok: Some(part.down.is_none()),
+        severity: Severity::Critical,
+        value: Some(if part.down.is_some() { "down" } else { "up" }.to_owned()),
+        threshold: "up".into(),
+        reason: part.down.as_ref().map_or_else(|| format!("{} is up", part.name), |why| format!("{} is {why}", part.name)),
+        ..rule.check(&format!("part_{}", part.name))
+    };
+    parts.iter().map(check).collect()
+}
+
 /// Makes the checks of one system.
 struct Rule(&'static str);
 
