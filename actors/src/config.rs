@@ -450,6 +450,8 @@ mod tests {
         assert!(failure(&[("STRIPE_SECRET_KEY", "sk_test_abc")]).contains("set STRIPE_MODE"));
         assert!(failure(&[("ECHOPILOT__PROVIDER__SECRET_KEY", "x")]).contains("STRIPE_SECRET_KEY"));
         assert!(failure(&[("ECHOPILOT__SANDBOX__LISTEN", "0.0.0.0:80")]).contains("loopback"));
+        assert!(failure(&[("ECHOPILOT__SUPERVISOR__MAX_MAILBOX", "0")]).contains("supervisor.max_mailbox must be at least 1"));
+        assert!(failure(&[("ECHOPILOT__SUPERVISOR__PING_LIMIT_MS", "0")]).contains("ping_limit_ms"));
     }
 
     #[test]

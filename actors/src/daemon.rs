@@ -280,3 +280,40 @@ async fn bind(address: std::net::SocketAddr, key: &str) -> Result<TcpListener> {
         Error::unavailable(reason, format!("cannot listen on {address} ({key}): {error}"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        env::Tree as _,
+        testing::{self, until},
+    };
+
+    #[tokio::test]
+    async fn what_is_down_is_told_as_soon_as_the_alert_part_is_back_and_resolves_with_it() {
+        let fixture = testing::reopen(tempfile::tempdir().unwrap(), "2026-03-01T00:00:00Z", |config| {
+            (config.supervisor.max_restarts, config.supervisor.ping_every_ms) = (0, 20);
+        });
+        let env = &fixture.env;
+        let specs = vec![actor::spec(slo::NOUN, false, || slo::Slo), actor::spec(alert::NOUN, false, || alert::Alerts)];
+        let supervisor = Supervisor::start(env.clone(), specs).await.unwrap();
+        let task = tokio::spawn(raise(env.clone(), supervisor.parts()));
+        let down = |noun: &'static str| {
+            let supervisor = supervisor.clone();
+            async move { supervisor.status().await.unwrap().iter().any(|c| c.name == noun && c.down.is_some()) }
+        };
+        for noun in [alert::NOUN, slo::NOUN] {
+            supervisor.drill(noun.into()).await.unwrap();
+            until("it is put aside", || down(noun)).await;
+        }
+        supervisor.release(alert::NOUN.into(), "a test".into()).await.unwrap();
+        until("the alert of the other part", || async { alert::list(env).await.is_ok_and(|l| l.len() == 1 && l[0].name == "part_slo") })
+            .await;
+        let alert = alert::list(env).await.unwrap().remove(0);
+        assert!(alert.reason.contains("slo is put aside, failed too often") && alert.reason.contains("drill"), "{}", alert.reason);
+        supervisor.release(slo::NOUN.into(), "a test".into()).await.unwrap();
+        until("it resolves", || async { alert::list(env).await.is_ok_and(|l| l.is_empty()) }).await;
+        task.abort();
+        supervisor.stop().await;
+    }
+}

@@ -7,6 +7,7 @@ use crate::{
     actor::Probed,
     config::Config,
     domain::restart::Restart,
+    env::{Drill, Tree as _},
     testing::{self, Fixture, until},
 };
 

@@ -268,6 +268,15 @@ mod tests {
     }
 
     #[test]
+    fn every_part_has_a_check_of_its_own() {
+        let up = Part { name: "slo", down: None };
+        let checks = parts(&[up, Part { name: "recon", down: Some("put aside".into()) }]);
+        assert_eq!(named(&checks, "part_slo"), (Some(true), Critical));
+        assert_eq!(named(&checks, "part_recon"), (Some(false), Critical));
+        assert_eq!((checks[1].system, checks[1].reason.as_str()), ("parts", "recon is put aside"));
+    }
+
+    #[test]
     fn api_checks_by_what_was_measured() {
         let cases = [
             (HEALTHY, "api_errors", (Some(true), Warning)),
