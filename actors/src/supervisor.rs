@@ -71,6 +71,11 @@ enum Message {
         index: usize,
         generation: u64,
     },
+    /// The time that a start has to come to an end, whatever it is, is over.
+    StillStarting {
+        index: usize,
+        generation: u64,
+    },
     Release {
         child: String,
         by: String,
@@ -119,8 +124,10 @@ struct Child {
     failure: Option<Failure>,
     started_at: Option<DateTime<Utc>>,
     last_recovery_us: Option<u64>,
-    /// A ping is on its way.
-    pinged: bool,
+    /// An incarnation is being started.
+    starting: bool,
+    /// A ping has been on its way since then.
+    pinged: Option<Instant>,
     /// Why it was killed: the cause of the end that follows.
     killed_for: Option<String>,
     /// Why it is put aside, and until when.
@@ -159,7 +166,8 @@ impl Actor for Root {
             failure: None,
             started_at: None,
             last_recovery_us: None,
-            pinged: false,
+            starting: false,
+            pinged: None,
             killed_for: None,
             quarantine: None,
         };
@@ -177,6 +185,7 @@ impl Actor for Root {
             Message::Answered { index, generation } => answered(state, index, generation),
             Message::Silent { index, generation } => silent(&myself, state, index, generation),
             Message::StillThere { index, generation } => still_there(state, index, generation),
+            Message::StillStarting { index, generation } => still_starting(state, index, generation),
             Message::Release { child, by, reply } => actor::respond(reply, release(&myself, state, &child, &by)),
             Message::Status(reply) => actor::respond(reply, Ok(state.status())),
             Message::Stop(reply) => stop_all(state, reply),
@@ -325,11 +334,12 @@ fn started(myself: &ActorRef<Message>, state: &mut State, index: usize, generati
         }
         return;
     };
+    child.starting = false;
     match result {
         Ok((cell, join)) => {
             let again = child.started_at.is_some();
             (child.cell, child.join, child.state, child.started_at) = (Some(cell), Some(join), "running", Some(now));
-            child.pinged = false;
+            child.pinged = None;
             child.history.started(now_ms);
             let noun = child.spec.noun;
             tracing::info!(actor = noun, generation, "{}", if again { "restarted" } else { "started" });
@@ -360,16 +370,22 @@ fn recovered(state: &mut State, index: usize, generation: u64) {
     }
 }
 
-/// Pings every child that runs and owes no answer. The wait is a task's, so that a slow child delays no other.
+/// Pings every child that runs and owes no answer. The wait is a task's, so that a slow child delays no other; but a handler that
+/// answers and then blocks its thread may hold that very task, so one that is overdue is seen here as well.
 fn look(myself: &ActorRef<Message>, state: &mut State) {
     if state.stopping {
         return;
     }
-    for (index, child) in state.children.iter_mut().enumerate() {
-        if child.state != "running" || child.pinged {
+    let every = Duration::from_millis(state.env.config().supervisor.ping_every_ms);
+    let mut overdue = Vec::new();
+    for (index, child) in state.children.iter_mut().enumerate().filter(|(_, child)| child.state == "running") {
+        if let Some(since) = child.pinged {
+            if since.elapsed() > ping_limit(&state.env, &child.spec) + every {
+                overdue.push((index, child.generation));
+            }
             continue;
         }
-        child.pinged = true;
+        child.pinged = Some(Instant::now());
         let (probe, generation, limit) = (child.spec.probe.clone(), child.generation, ping_limit(&state.env, &child.spec));
         let (env, myself) = (state.env.clone(), myself.clone());
         tokio::spawn(async move {
@@ -380,12 +396,15 @@ fn look(myself: &ActorRef<Message>, state: &mut State) {
             let _ = myself.cast(message); // a stopped supervisor needs no report
         });
     }
+    for (index, generation) in overdue {
+        silent(myself, state, index, generation);
+    }
     later(myself, state.env.config().supervisor.ping_every_ms, Message::Look);
 }
 
 fn answered(state: &mut State, index: usize, generation: u64) {
     if let Some(child) = state.current(index, generation) {
-        child.pinged = false;
+        child.pinged = None;
     }
 }
 
@@ -412,6 +431,13 @@ fn still_there(state: &mut State, index: usize, generation: u64) {
     let (noun, cause) = (child.spec.noun, child.killed_for.clone().unwrap_or_default());
     let why = format!("cannot be killed: its handler never waits, {kill_limit_ms} ms after the kill it was still there");
     state.give_up(noun, generation, &why, &cause);
+}
+
+/// A start that only waits was given up in time; one that still goes on blocks its thread.
+fn still_starting(state: &mut State, index: usize, generation: u64) {
+    let Some(child) = state.current(index, generation).filter(|child| child.starting) else { return };
+    let (noun, cause) = (child.spec.noun, child.failure.as_ref().map(|f| f.cause.clone()).unwrap_or_default());
+    state.give_up(noun, generation, "cannot be started: its start never waits and does not end", &cause);
 }
 
 /// An event of a child that is not the current incarnation is old news.
@@ -485,13 +511,16 @@ fn restart(myself: &ActorRef<Message>, state: &mut State, index: usize, generati
     let waiting = |child: &&mut Child| matches!(child.state, "restarting" | "quarantined");
     let Some(child) = state.current(index, generation).filter(waiting) else { return };
     child.generation += 1;
-    (child.state, child.quarantine) = ("restarting", None);
+    (child.state, child.quarantine, child.starting) = ("restarting", None, true);
     let (supervisor, myself) = (myself.get_cell(), myself.clone());
     let (generation, spec, old) = (child.generation, child.spec.clone(), child.join.take());
     tokio::spawn(async move {
         if let Some(old) = old {
             let _ = tokio::time::timeout(OLD_TASK, old).await; // its state is dropped with it; a stuck one is left behind
         }
+        let limit = ping_limit(&env, &spec) + Duration::from_millis(env.config().supervisor.kill_limit_ms);
+        later(&myself, u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), Message::StillStarting { index, generation });
+        tokio::task::yield_now().await; // what was just spawned is this thread's next task, and a start that blocks would keep it
         let result = start(&spec, &env, &supervisor).await;
         let _ = myself.cast(Message::Started { index, generation, result });
     });

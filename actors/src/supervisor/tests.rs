@@ -30,12 +30,13 @@ impl Probed for Ask {
     }
 }
 
-/// Counts its lives; `fail_starts` of them fail before they begin, `hang_starts` never come to an end of the beginning.
+/// Has several lives; `fail_starts` of them fail before they begin, `hang_starts` never come to an end of the beginning,
+/// `spin_starts` block their thread in it.
 #[derive(Clone, Default)]
 struct Cat {
     fail_starts: Arc<AtomicU32>,
     hang_starts: Arc<AtomicU32>,
-    lives: Arc<AtomicU32>,
+    spin_starts: Arc<AtomicU32>,
     stops: Arc<std::sync::Mutex<Vec<&'static str>>>,
     noun: &'static str,
 }
@@ -54,7 +55,9 @@ impl Actor for Cat {
         if one_less(&self.hang_starts) {
             std::future::pending::<()>().await;
         }
-        self.lives.fetch_add(1, SeqCst);
+        if one_less(&self.spin_starts) {
+            std::thread::sleep(Duration::from_secs(2));
+        }
         if one_less(&self.fail_starts) { Err("not yet".into()) } else { Ok(0) }
     }
 
@@ -308,6 +311,19 @@ async fn a_restart_that_never_ends_its_start_counts_and_is_tried_again() {
     supervisor.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_that_blocks_its_thread_ends_the_process() {
+    let fixture = fixture(quick_pings);
+    let cat = Cat::default();
+    let spin = cat.spin_starts.clone();
+    let supervisor = start(&fixture, vec![actor::spec("cat", false, move || cat.clone())]).await;
+    spin.store(1, SeqCst);
+    supervisor.drill("cat".into()).await.unwrap();
+    let why = tokio::time::timeout(Duration::from_secs(2), supervisor.fatal()).await.expect("it is seen while it goes on");
+    assert!(why.contains("cat cannot be started: its start never waits"), "{why}");
+    supervisor.stop().await;
+}
+
 #[tokio::test]
 async fn a_first_start_that_fails_is_named() {
     let fixture = fixture(|_| {});
@@ -349,6 +365,21 @@ async fn a_handler_that_never_waits_cannot_be_killed_and_ends_the_process() {
     assert!(start.elapsed() < Duration::from_secs(5), "nobody waits for it at the stop: {:?}", start.elapsed());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_answers_a_ping_and_then_blocks_its_thread_is_seen_too() {
+    let fixture = fixture(quick_pings);
+    let supervisor = start(&fixture, vec![cat("spins", false)]).await;
+    // The ping waits behind the slow message, and the blocking one right behind the ping.
+    let env = fixture.env.clone();
+    let slow = tokio::spawn(async move { actor::call(&env, "spins", Duration::from_secs(1), Ask::Slow).await });
+    tokio::time::sleep(Duration::from_millis(15)).await;
+    supervisor.rehearse("spins".into(), Drill::Spin).await.unwrap();
+    let why = tokio::time::timeout(Duration::from_secs(2), supervisor.fatal()).await.expect("it is seen while it goes on");
+    assert!(why.contains("spins cannot be killed"), "{why}");
+    slow.abort();
+    supervisor.stop().await;
+}
+
 #[tokio::test]
 async fn a_slow_child_is_not_called_hung() {
     let fixture = fixture(|config| (config.supervisor.ping_every_ms, config.supervisor.ping_limit_ms) = (5, 5_000));
@@ -370,6 +401,7 @@ async fn messages_about_a_dead_generation_are_ignored() {
     for message in [
         Message::Silent { index, generation },
         Message::StillThere { index, generation },
+        Message::StillStarting { index, generation },
         Message::Restart { index, generation },
         Message::Started { index, generation, result: late() },
         Message::Recovered { index, generation },
