@@ -333,7 +333,7 @@ impl Actor for Timer {
             Message::Cancel { run_id, asked_by, reply } => state.desk.apart(reply, async move |desk| desk.cancel(&run_id, &asked_by).await),
             Message::Backfill { backfill, reply } => state.desk.apart(reply, async move |desk| desk.backfill(backfill).await),
             Message::Level { since, reply } => state.desk.apart(reply, async move |desk| level::measure(&desk, since).await),
-            Message::Probe(probe, reply) => actor::answer(probe, reply),
+            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
             #[cfg(test)]
             Message::Quiet(reply) => state.waiting.push(reply),
         }

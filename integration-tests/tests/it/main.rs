@@ -14,6 +14,8 @@ mod restore;
 mod schedule;
 mod sdk;
 mod story;
+mod supervision;
+mod systemd;
 
 use integration_tests::Setup;
 
