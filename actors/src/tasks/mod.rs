@@ -139,6 +139,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::domain::schedule::{CatchUp, Overlap};
 
     #[test]
     fn there_are_23_tasks_with_their_own_names_and_a_sentence_each() {
@@ -174,6 +175,53 @@ mod tests {
         for task in table().iter().filter(|t| t.work.is_some()) {
             let file = format!("{}/src/tasks/{}.rs", env!("CARGO_MANIFEST_DIR"), task.name);
             assert!(std::path::Path::new(&file).exists(), "{file}");
+        }
+    }
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Vec<TaskSpec>> {
+        let mut environment: crate::config::Environment = [("ECHOPILOT__PATHS__CONFIGS".to_owned(), "no-such-folder".to_owned())].into();
+        environment.extend(pairs.iter().map(|(key, value)| (format!("ECHOPILOT__TASKS__{key}"), (*value).to_owned())));
+        configured(&Config::load(None, &environment)?)
+    }
+
+    #[test]
+    fn a_task_is_changed_by_the_configuration() {
+        let table = with(&[
+            ("DAILY_BACKUP__SCHEDULE", "daily 02:30"),
+            ("DAILY_BACKUP__ZONE", "Europe/Berlin"),
+            ("DAILY_BACKUP__JITTER_S", "60"),
+            ("DAILY_BACKUP__BLACKOUT", "[\"Sat 22:00-Sun 06:00\"]"),
+            ("DAILY_BACKUP__CATCH_UP", "{ all = { max_age_s = 3600, max_count = 2 } }"),
+            ("HEARTBEAT__SCHEDULE", "every 30 s"),
+            ("HEARTBEAT__OVERLAP", "queue_one"),
+            ("HEARTBEAT__RETRIES", "4"),
+        ])
+        .unwrap();
+        let task = |name: &str| table.iter().find(|t| t.name == name).unwrap().clone();
+        let backup = task("daily_backup");
+        assert_eq!(backup.schedule.describe(), "daily 02:30 Europe/Berlin");
+        assert_eq!((backup.policy.blackout.len(), backup.policy.catch_up), (1, CatchUp::All { max_age_s: 3600, max_count: 2 }));
+        assert_eq!(backup.policy.jitter, jitter("daily_backup", 60));
+        let heartbeat = task("heartbeat");
+        assert_eq!((heartbeat.schedule, heartbeat.policy.retries), (Schedule::every(30), 4));
+        assert_eq!(heartbeat.policy.overlap, Overlap::QueueOne);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_tasks_configuration_is_named() {
+        let cases: [(&[(&str, &str)], &str); 8] = [
+            (&[("HARTBEAT__RETRIES", "1")], "tasks.hartbeat: there is no such task, did you mean heartbeat?"),
+            (&[("HEARTBEAT__SCHEDULE", "now and then")], "tasks.heartbeat.schedule: "),
+            (&[("HEARTBEAT__SCHEDULE", "daily 02:30"), ("HEARTBEAT__ZONE", "Europe/Berlim")], "Europe/Berlin"),
+            (&[("HEARTBEAT__SCHEDULE", "every 5 s"), ("HEARTBEAT__ZONE", "Europe/Berlin")], "tasks.heartbeat.schedule: "),
+            (&[("HEARTBEAT__ZONE", "Europe/Berlin")], "tasks.heartbeat.zone: "),
+            (&[("HEARTBEAT__BLACKOUT", "[\"sometimes\"]")], "tasks.heartbeat.blackout: "),
+            (&[("HEARTBEAT__TIMEOUT_S", "0")], "tasks.heartbeat.timeout_s: must be at least 1"),
+            (&[("HEARTBEAT__OVERLAPS", "skip")], "unknown field `overlaps`"),
+        ];
+        for (pairs, expected) in cases {
+            let error = with(pairs).unwrap_err();
+            assert!(error.message.contains(expected), "{pairs:?}: {}", error.message);
         }
     }
 }
