@@ -22,6 +22,7 @@ use clap::{Parser, Subcommand};
 use echopilot_actors::{
     config::{Config, Environment},
     error::{Error, Result},
+    tasks,
 };
 
 use exit::Outcome;
@@ -79,7 +80,9 @@ pub(crate) struct Invocation {
 impl Invocation {
     /// The settings in force. Errors name the key and where it was set.
     pub(crate) fn config(&self) -> Result<Config> {
-        Config::load(self.config_file.as_deref(), &self.environment)
+        let config = Config::load(self.config_file.as_deref(), &self.environment)?;
+        tasks::configured(&config)?; // what a section about a task says is known only where the tasks are
+        Ok(config)
     }
 }
 

@@ -57,7 +57,7 @@ pub(crate) async fn run(invocation: &Invocation, command: Command) -> Result<Out
     if let Command::Next { name, cron, zone, after, n } = &command {
         let after = after.unwrap_or_else(|| Clock::default().now());
         match (name, cron) {
-            (Some(name), _) => next(invocation, "task", name, &scheduled(name)?, after, *n),
+            (Some(name), _) => next(invocation, "task", name, &scheduled(invocation, name)?, after, *n),
             (None, cron) => {
                 let schedule = Schedule::parse(cron.as_deref().unwrap_or_default(), zone.as_deref());
                 let schedule = schedule.map_err(|why| Error::invalid("schedule", why))?;
@@ -95,10 +95,10 @@ async fn through(door: &Door, invocation: &Invocation, command: Command) -> Resu
     }
 }
 
-/// The schedule is in the program: nobody needs to be asked.
-fn scheduled(name: &str) -> Result<Schedule> {
+/// The schedule is in the program and its configuration: nobody needs to be asked.
+fn scheduled(invocation: &Invocation, name: &str) -> Result<Schedule> {
     known(name)?;
-    let spec = tasks::table().into_iter().find(|t| t.name == name && t.work.is_some());
+    let spec = tasks::configured(&invocation.config()?)?.into_iter().find(|t| t.name == name && t.work.is_some());
     spec.map(|t| t.schedule).ok_or_else(|| Error::conflict("planned", format!("{name} is planned and is not scheduled yet")))
 }
 

@@ -65,7 +65,7 @@ pub(super) async fn take_up(desk: &Desk) -> Result<TakenUp> {
     let mut marks = Vec::new();
     for (index, spec) in desk.table.iter().enumerate().filter(|(_, s)| s.work.is_some()) {
         let mark = if let Some(mark) = known.get(spec.name) {
-            usable(*mark, now)
+            usable(*mark, now - spec.policy.jitter)
         } else {
             store.close_slots(spec.name, &[], now).await?; // never seen before: its slots begin now
             now
@@ -76,7 +76,7 @@ pub(super) async fn take_up(desk: &Desk) -> Result<TakenUp> {
 }
 
 /// The mark to begin from: one that lies ahead of the clock was set by a clock that stood wrong, and is not waited for. Slots that come
-/// up again have their rows; only those that were written off begin.
+/// up again have their rows; only those that were written off begin. `now` is the task's own: earlier by its jitter.
 pub(super) fn usable(mark: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
     let on_time = now - chrono::TimeDelta::seconds(ON_TIME_S);
     if mark > now { on_time } else { mark }
@@ -146,15 +146,17 @@ async fn look_after_others(desk: &Desk, first: bool) -> Result<()> {
 /// Gives a run whose process is gone what its task's policy says.
 async fn resolve(desk: &Desk, run: &RunRow) -> Result<()> {
     let (env, now) = (&desk.env, desk.env.now());
-    let begun = if run.state == "running" { u32::try_from(run.attempts).unwrap_or(1).max(1) } else { 0 };
+    let running = run.state == "running";
+    // One that waits may have begun before: it was taken over once already.
+    let begun = u32::try_from(run.attempts).unwrap_or(1).max(u32::from(running));
     let scheduled = matches!(run.cause.as_str(), "schedule" | "catch_up");
     let spec = desk.table.iter().find(|s| s.name == run.task && s.work.is_some());
-    let cancelled = run.state == "running" && desk.env.store().is_cancel_asked(&run.run_id).await?;
+    let cancelled = running && desk.env.store().is_cancel_asked(&run.run_id).await?;
     let fate = match spec {
         Some(spec) if !cancelled => spec.policy.orphan(begun, scheduled, run.slot, now, ON_TIME_S),
         _ => Orphan::Fail, // a task that is not in the table any more, or a run that was to end anyway
     };
-    let cut_off = (begun > 0).then(|| Attempt {
+    let cut_off = running.then(|| Attempt {
         attempt: begun,
         state: "failed",
         error: CUT_OFF.into(),

@@ -207,7 +207,7 @@ impl Node {
         self.begin_all_waiting(world)?;
         for task in 0..world.tasks.len() {
             let mark = if let Some(mark) = world.ledger.tasks[task].mark {
-                usable(time(mark), time(now))
+                usable(time(mark), time(now) - world.tasks[task].policy.jitter)
             } else {
                 self.write(world, |w| w.ledger.close(task, &[], incarnation, now))?;
                 time(now)
@@ -470,7 +470,7 @@ impl Node {
 
     fn resolve(&mut self, world: &mut World, task: usize, slot: Slot) -> Alive<()> {
         let (row, me, now) = (world.ledger.tasks[task].rows[&slot], self.incarnation, self.clock(world));
-        let begun = if row.state == "running" { row.attempts.max(1) } else { 0 };
+        let begun = row.attempts.max(u32::from(row.state == "running"));
         let fate = world.tasks[task].policy.orphan(begun, true, time(slot), time(now), ON_TIME_S);
         self.write(world, |w| match fate {
             Orphan::TakeOver => w.ledger.take_over(task, slot, row.incarnation, me),
