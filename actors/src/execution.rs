@@ -248,7 +248,7 @@ impl Course<'_> {
                         task,
                         run_id,
                         state = end.state,
-                        "the run had its end already: another process thought this one dead"
+                        "the run was given its end meanwhile: it was cancelled, or another process took it over"
                     );
                 }
                 Err(error) if attempt == 1 => tracing::error!(task, run_id, %error, "the end of a run could not be stored; trying on"),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use serde_json::json;
 use tokio::{
     sync::{Semaphore, watch},
@@ -47,6 +47,9 @@ struct Going {
     task: &'static str,
     cancel: watch::Sender<Option<String>>,
 }
+
+/// New marks, each with its task's place in the table.
+pub type Marks = Vec<(usize, DateTime<Utc>)>;
 
 /// What goes on in this process. It is no state of the actor's: runs are tasks of their own and outlive it.
 #[derive(Debug)]
@@ -192,10 +195,19 @@ impl Desk {
         Duration::from_secs(self.env.config().timer.lease_s) / 3
     }
 
-    /// Writes rounds into the ledger and starts what they say. Answers the new marks. A crash or an error in between is harmless: the
-    /// unique (task, slot) makes the repetition find its own rows.
-    pub(super) async fn follow(&self, rounds: Vec<Round>) -> Result<Vec<(usize, DateTime<Utc>)>> {
-        try_join_all(rounds.into_iter().map(|round| self.follow_one(round))).await
+    /// Writes rounds into the ledger and starts what they say. Answers the new marks, and the first error if not all could be written: those
+    /// come again. A crash or an error in between is harmless: the unique (task, slot) makes the repetition find its own rows.
+    pub(super) async fn follow(&self, rounds: Vec<Round>) -> (Marks, Result<()>) {
+        let mut result = Ok(());
+        let mut marks = Vec::with_capacity(rounds.len());
+        // Each to its end, whatever becomes of the others: a claim that is dropped half-way would be a run that nobody carries out.
+        for done in join_all(rounds.into_iter().map(|round| self.follow_one(round))).await {
+            match done {
+                Ok(mark) => marks.push(mark),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        (marks, result)
     }
 
     async fn follow_one(&self, round: Round) -> Result<(usize, DateTime<Utc>)> {

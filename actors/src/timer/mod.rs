@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 
 use self::{desk::Desk, lease::TakenUp};
 pub use self::{
-    desk::{Backfill, Backfilled, Floor},
+    desk::{Backfill, Backfilled, Floor, Marks},
     level::{Level, TaskLevel},
 };
 use crate::{
@@ -57,8 +57,8 @@ pub enum Message {
     Look,
     /// What the store knows was read: marks, pauses.
     TakenUp(Result<TakenUp>),
-    /// A round is in the ledger: the new marks of its tasks.
-    Settled(Result<Vec<(usize, DateTime<Utc>)>>),
+    /// A round is in the ledger: the new marks of its tasks, and what could not be written.
+    Settled(Marks, Result<()>),
     /// The lease was renewed and others were looked after.
     Renewed(Result<Vec<Pause>>),
     List(Reply<Vec<TaskInfo>>),
@@ -323,7 +323,7 @@ impl Actor for Timer {
         match message {
             Message::Look => state.look(&myself),
             Message::TakenUp(result) => state.taken_up(&myself, result),
-            Message::Settled(result) => state.settled(&myself, result),
+            Message::Settled(marks, result) => state.settled(&myself, marks, result),
             Message::Renewed(result) => state.renewed(result),
             Message::List(reply) => actor::respond(reply, Ok(state.infos())),
             Message::Next { task, count, reply } => actor::respond(reply, state.next_slots(&task, count)),
@@ -363,7 +363,10 @@ impl State {
         }
         self.phase = Phase::Looking;
         let (desk, myself) = (self.desk.clone(), myself.clone());
-        tokio::spawn(async move { myself.cast(Message::Settled(desk.follow(rounds).await)) });
+        tokio::spawn(async move {
+            let (marks, result) = desk.follow(rounds).await;
+            myself.cast(Message::Settled(marks, result))
+        });
     }
 
     fn is_scheduling(&self) -> bool {
@@ -385,13 +388,13 @@ impl State {
         }
     }
 
-    fn settled(&mut self, myself: &ActorRef<Message>, result: Result<Vec<(usize, DateTime<Utc>)>>) {
+    fn settled(&mut self, myself: &ActorRef<Message>, marks: Marks, result: Result<()>) {
         self.phase = Phase::Idle;
+        for (index, mark) in marks {
+            self.agenda.set_mark(index, mark);
+        }
         match result {
-            Ok(marks) => {
-                for (index, mark) in marks {
-                    self.agenda.set_mark(index, mark);
-                }
+            Ok(()) => {
                 self.complained = false;
                 self.look(myself);
             }
