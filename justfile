@@ -17,3 +17,7 @@ quick:
 # Figures against peers and physical limits.
 bench:
     ./benches/run
+
+# Years of the schedule in virtual time, from the seeds FROM to TO (without TO): `just simulate 100 200`; the gate runs three.
+simulate FROM TO:
+    ECHOPILOT_SIMULATE={{FROM}}..{{TO}} cargo test --release -p echopilot-actors --lib -- simulation::over --nocapture
