@@ -121,6 +121,8 @@ pub struct AttemptRow {
     pub ended_at: DateTime<Utc>,
 }
 
+/// Asks for open runs repeat the condition of their index (`task_run_open`): without it every claim would walk the task's history.
+///
 /// What the claim decides, and whether a slot that was written off (`missed`, or folded into another run) begins after all: that
 /// happens when the clock had jumped ahead and was set back. A slot that ran is never claimed again.
 const CLAIM: &str = "INSERT INTO task_run (run_id, task, slot, cause, state, reason, asked_by, incarnation, started_at, lag_ms, attempts, holds)
@@ -138,7 +140,7 @@ const CLAIM: &str = "INSERT INTO task_run (run_id, task, slot, cause, state, rea
         WHEN ?11 IN ('queue_one', 'cancel_other') AND c.queued = 0 THEN 'queued'
         ELSE 'overlap' END AS verdict
       FROM (SELECT (SELECT COUNT(*) FROM task_run WHERE task = ?2 AND holds = 1) AS held,
-          (SELECT COUNT(*) FROM task_run WHERE task = ?2 AND state = 'pending' AND reason = 'queued') AS queued,
+          (SELECT COUNT(*) FROM task_run WHERE task = ?2 AND state IN ('pending', 'running') AND state = 'pending' AND reason = 'queued') AS queued,
           (SELECT COUNT(*) FROM task_pause WHERE task = ?2 AND (until IS NULL OR until > ?9)) AS paused) AS c) AS v
     WHERE v.verdict <> 'refused'
     ON CONFLICT (task, slot) WHERE cause <> 'manual' DO UPDATE SET run_id = excluded.run_id, cause = excluded.cause, state = excluded.state,
@@ -253,7 +255,7 @@ impl Store {
 
     /// Tasks with a run that waits for its place, each with that place free.
     pub async fn tasks_waiting(&self) -> Result<Vec<String>> {
-        let sql = "SELECT DISTINCT task FROM task_run AS w WHERE state = 'pending' AND holds = 0
+        let sql = "SELECT DISTINCT task FROM task_run AS w WHERE state IN ('pending', 'running') AND state = 'pending' AND holds = 0
             AND NOT EXISTS (SELECT 1 FROM task_run WHERE task = w.task AND holds = 1)";
         self.engine.read(sql, vec![]).await?.iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
     }
@@ -261,7 +263,7 @@ impl Store {
     /// Gives the place of `task`, if it is free, to the run that has waited longest (backfills last) and puts it under our lease.
     pub async fn begin_waiting(&self, task: &str, incarnation: &str, at: DateTime<Utc>) -> Result<Option<RunRow>> {
         let sql = "UPDATE task_run SET state = 'running', reason = NULL, holds = 1, incarnation = ?2, started_at = ?3, attempts = attempts + 1
-            WHERE n = (SELECT n FROM task_run WHERE task = ?1 AND state = 'pending' AND holds = 0
+            WHERE n = (SELECT n FROM task_run WHERE task = ?1 AND state IN ('pending', 'running') AND state = 'pending' AND holds = 0
                 ORDER BY CASE cause WHEN 'backfill' THEN 1 ELSE 0 END, slot, n LIMIT 1)
               AND NOT EXISTS (SELECT 1 FROM task_run WHERE task = ?1 AND holds = 1)
             RETURNING n, run_id, task, slot, cause, state, reason, attempts, asked_by, started_at, ended_at, lag_ms, error, result, incarnation";
@@ -299,7 +301,8 @@ impl Store {
 
     /// Asks for the running runs of a task to be cancelled; answers which.
     pub async fn cancel_running(&self, task: &str, by: &str) -> Result<Vec<String>> {
-        let sql = "UPDATE task_run SET cancel_by = ?2 WHERE task = ?1 AND state = 'running' RETURNING run_id";
+        let sql =
+            "UPDATE task_run SET cancel_by = ?2 WHERE task = ?1 AND state IN ('pending', 'running') AND state = 'running' RETURNING run_id";
         let outcomes = self.engine.write(Batch::new().sql(sql, vec![task.into(), by.into()])).await?;
         outcomes.rows(0).iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
     }
@@ -312,7 +315,7 @@ impl Store {
 
     /// Runs of ours that somebody wants cancelled: (run_id, by whom).
     pub async fn cancel_requests(&self, incarnation: &str) -> Result<Vec<(String, String)>> {
-        let sql = "SELECT run_id, cancel_by FROM task_run WHERE state = 'running' AND incarnation = ?1 AND cancel_by IS NOT NULL";
+        let sql = "SELECT run_id, cancel_by FROM task_run WHERE state IN ('pending', 'running') AND state = 'running' AND incarnation = ?1 AND cancel_by IS NOT NULL";
         let rows = self.engine.read(sql, vec![incarnation.into()]).await?;
         rows.iter().map(|r| Ok((r.text(0)?.to_owned(), r.text(1)?.to_owned()))).collect()
     }
