@@ -171,6 +171,17 @@ macro_rules! select {
 impl Store {
     /// Claims a slot, or the place of a manual run.
     pub async fn claim_run(&self, run: &NewRun, place: Place, fact: Fact) -> Result<Claim> {
+        self.claim(Batch::new(), 0, run, place, fact).await
+    }
+
+    /// Claims the only slot of a round and moves the task's mark, in one commit.
+    pub async fn claim_through(&self, run: &NewRun, place: Place, through: DateTime<Utc>, fact: Fact) -> Result<Claim> {
+        // The mark first: it moves whatever the claim decides.
+        let batch = Batch::new().sql(MARK, vec![run.task.as_str().into(), through.into()]);
+        self.claim(batch, 1, run, place, fact).await
+    }
+
+    async fn claim(&self, batch: Batch, at: usize, run: &NewRun, place: Place, fact: Fact) -> Result<Claim> {
         let params = vec![
             run.run_id.as_str().into(),
             run.task.as_str().into(),
@@ -184,8 +195,8 @@ impl Store {
             run.lag_ms.into(),
             place.as_str().into(),
         ];
-        let outcomes = self.engine.write(Batch::new().guard(CLAIM, params).journal(fact)).await?;
-        let Some(row) = outcomes.rows(0).first() else { return Ok(Claim::Taken) };
+        let outcomes = self.engine.write(batch.guard(CLAIM, params).journal(fact)).await?;
+        let Some(row) = outcomes.rows(at).first() else { return Ok(Claim::Taken) };
         Ok(match (row.text(0)?, row.opt_text(1)?.as_deref()) {
             ("skipped", Some("paused")) => Claim::Paused,
             ("skipped", _) => Claim::Overlap,
@@ -210,6 +221,12 @@ impl Store {
             batch = batch.sql(INSERT, params);
         }
         self.engine.write(batch.sql(MARK, vec![task.into(), through.into()])).await.map(|_| ())
+    }
+
+    /// The marks of tasks that were never seen before: their slots begin at `through`. All in one commit.
+    pub async fn begin_marks(&self, tasks: &[&str], through: DateTime<Utc>) -> Result<()> {
+        let batch = tasks.iter().fold(Batch::new(), |batch, task| batch.sql(MARK, vec![(*task).into(), through.into()]));
+        self.engine.write(batch).await.map(|_| ())
     }
 
     pub async fn task_marks(&self) -> Result<Vec<(String, DateTime<Utc>)>> {

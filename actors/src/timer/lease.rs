@@ -62,16 +62,12 @@ pub(super) async fn take_up(desk: &Desk) -> Result<TakenUp> {
         return Ok(TakenUp { marks: Vec::new(), pauses: store.pauses(now).await? });
     }
     let known: HashMap<String, DateTime<Utc>> = store.task_marks().await?.into_iter().collect();
-    let mut marks = Vec::new();
-    for (index, spec) in desk.table.iter().enumerate().filter(|(_, s)| s.work.is_some()) {
-        let mark = if let Some(mark) = known.get(spec.name) {
-            *mark
-        } else {
-            store.close_slots(spec.name, &[], now).await?; // never seen before: its slots begin now
-            now
-        };
-        marks.push((index, mark));
+    let built = || desk.table.iter().enumerate().filter(|(_, s)| s.work.is_some());
+    let new: Vec<&str> = built().map(|(_, s)| s.name).filter(|name| !known.contains_key(*name)).collect();
+    if !new.is_empty() {
+        store.begin_marks(&new, now).await?;
     }
+    let marks = built().map(|(index, s)| (index, known.get(s.name).copied().unwrap_or(now))).collect();
     Ok(TakenUp { marks, pauses: store.pauses(now).await? })
 }
 

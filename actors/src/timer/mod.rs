@@ -469,8 +469,9 @@ impl State {
 
     fn infos(&self) -> Vec<TaskInfo> {
         let now = self.desk.env.now();
-        let info = |spec: &TaskSpec| {
-            let run_id = self.desk.floor.run_of(spec.name);
+        let mut running = self.desk.floor.running();
+        let mut info = |spec: &TaskSpec| {
+            let run_id = running.remove(spec.name);
             let planned = spec.work.is_none();
             let paused = self.pauses.get(spec.name).filter(|p| p.until.is_none_or(|until| until > now));
             let state = match (planned, &run_id, paused) {
@@ -492,7 +493,7 @@ impl State {
                 policy: policy_info(spec),
             }
         };
-        self.desk.table.iter().map(info).collect()
+        self.desk.table.iter().map(&mut info).collect()
     }
 
     #[cfg(test)]
