@@ -9,6 +9,8 @@ use echopilot_actors::domain::signature;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use crate::process;
+
 /// Long enough for any start; a daemon that is not ready by then never will be.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -17,12 +19,17 @@ pub(crate) struct Daemon {
     pub(crate) address: SocketAddr,
     key: String,
     secret: String,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Daemon {
     /// Answers as soon as the ready file is there.
     pub(crate) async fn start(program: &str) -> Self {
+        Self::start_with(program, &[]).await
+    }
+
+    /// With settings of its own (`ECHOPILOT__SECTION__KEY`).
+    pub(crate) async fn start_with(program: &str, settings: &[(String, String)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
         let ready = path("ready.json");
@@ -40,6 +47,7 @@ impl Daemon {
             .env("ECHOPILOT__SUPERVISOR__BACKOFF_BASE_MS", "0")
             .env("ECHOPILOT__SUPERVISOR__BACKOFF_CAP_MS", "0")
             .env("ECHOPILOT__LOG__LEVEL", "error")
+            .envs(settings.iter().cloned())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .kill_on_drop(true)
@@ -56,7 +64,7 @@ impl Daemon {
         let line: serde_json::Value = serde_json::from_str(&text).expect("the ready file is JSON");
         let address = line["address"].as_str().and_then(|a| a.parse().ok()).expect("the ready file has an address");
         let secret = |name: &str| std::fs::read_to_string(path("data").join(name)).expect("the daemon made it").trim().to_owned();
-        Self { child, address, key: secret("dash_key"), secret: secret("webhook_secret"), _folder: folder }
+        Self { child, address, key: secret("dash_key"), secret: secret("webhook_secret"), folder }
     }
 
     pub(crate) fn get(&self, path: &str) -> Vec<u8> {
@@ -69,24 +77,24 @@ impl Daemon {
 
     /// Distinct signed events of about two kilobytes.
     pub(crate) fn signed_webhooks(&self, round: usize, count: usize) -> Vec<Vec<u8>> {
+        (0..count).map(|n| self.signed_webhook(round, n)).collect()
+    }
+
+    pub(crate) fn signed_webhook(&self, round: usize, n: usize) -> Vec<u8> {
         #[expect(clippy::disallowed_methods, reason = "a signature carries the real time")]
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
         let t = i64::try_from(now).expect("fits");
         let padding = "x".repeat(1700);
-        (0..count)
-            .map(|n| {
-                let body = format!(
-                    "{{\"id\":\"evt_{round}_{n}\",\"object\":\"event\",\"type\":\"customer.updated\",\"created\":{t},\"livemode\":false,\"data\":{{\"object\":\
-                     {{\"id\":\"cus_{round}_{n}\",\"object\":\"customer\",\"created\":{t},\"email\":\"c{n}@example.com\",\"livemode\":false,\"description\":\"{padding}\"}}}}}}"
-                );
-                let header = signature::header(&[&self.secret], t, body.as_bytes());
-                format!(
-                    "POST /api/payments/webhook HTTP/1.1\r\nhost: 127.0.0.1\r\nstripe-signature: {header}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-                    body.len()
-                )
-                .into_bytes()
-            })
-            .collect()
+        let body = format!(
+            "{{\"id\":\"evt_{round}_{n}\",\"object\":\"event\",\"type\":\"customer.updated\",\"created\":{t},\"livemode\":false,\"data\":{{\"object\":\
+             {{\"id\":\"cus_{round}_{n}\",\"object\":\"customer\",\"created\":{t},\"email\":\"c{n}@example.com\",\"livemode\":false,\"description\":\"{padding}\"}}}}}}"
+        );
+        let header = signature::header(&[&self.secret], t, body.as_bytes());
+        format!(
+            "POST /api/payments/webhook HTTP/1.1\r\nhost: 127.0.0.1\r\nstripe-signature: {header}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
     }
 
     /// Crashes a part and answers how long its replacement took to answer, in microseconds.
@@ -119,28 +127,23 @@ impl Daemon {
         body["tree"].as_array().into_iter().flatten().find(|c| c["name"] == part).cloned().unwrap_or_default()
     }
 
-    fn proc(&self, file: &str) -> String {
-        let pid = self.child.id().expect("the daemon runs");
-        std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the kernel tells")
+    fn pid(&self) -> String {
+        self.child.id().expect("the daemon runs").to_string()
     }
 
     pub(crate) fn resident_mib(&self) -> f64 {
-        let status = self.proc("status");
-        let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
-        kib.unwrap_or(0.0) / 1024.0
+        process::resident_mib(&self.pid())
     }
 
-    /// User and system time so far (proc_pid_stat(5), 100 ticks a second).
     pub(crate) fn cpu_seconds(&self) -> f64 {
-        let stat = self.proc("stat");
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |i: usize| fields.get(i).and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0);
-        (ticks(11) + ticks(12)) / 100.0
+        process::cpu_seconds(&self.pid())
     }
 
-    pub(crate) async fn stop(mut self) {
-        let pid = self.child.id().expect("the daemon runs").to_string();
+    /// Answers its directories, which go when the value does.
+    pub(crate) async fn stop(mut self) -> TempDir {
+        let pid = self.pid();
         let _ = Command::new("kill").args(["-TERM", &pid]).status().await; // kill_on_drop is behind it
         let _ = tokio::time::timeout(DEADLINE, self.child.wait()).await;
+        self.folder
     }
 }

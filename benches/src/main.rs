@@ -2,8 +2,12 @@
 //! `benches/run` with the path of the daemon's program. Every load is bounded in count; nothing here passes or fails.
 
 mod daemon;
+mod flood;
+mod lateness;
 mod load;
 mod peer;
+mod process;
+mod schedule;
 
 use std::time::Instant;
 
@@ -18,8 +22,24 @@ const CRASHES: usize = 30;
 
 #[tokio::main]
 async fn main() {
-    let program = std::env::args().nth(1).expect("usage: figures PATH-OF-ECHOPILOT");
-    let (daemon, ready_ms) = starts(&program).await;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let quick = arguments.iter().any(|a| a == "--quick");
+    let what = arguments.first().expect("usage: figures PATH-OF-ECHOPILOT [--quick]");
+    if what == "schedule" {
+        let parts: Vec<String> = arguments.into_iter().skip(1).filter(|a| a != "--quick").collect();
+        return schedule::figures(quick, &parts).await;
+    }
+    daemon(what).await;
+    flood::real_tasks(what, quick).await;
+    flood::flood(what, quick).await;
+    // In a process of its own, so that its memory and its CPU are the timer's.
+    let mut timer = tokio::process::Command::new(std::env::current_exe().expect("this program has a path"));
+    timer.arg("schedule").args(quick.then_some("--quick")).kill_on_drop(true);
+    assert!(timer.status().await.expect("this program starts").success(), "the timer's figures failed");
+}
+
+async fn daemon(program: &str) {
+    let (daemon, ready_ms) = starts(program).await;
     println!("exec to ready                         {ready_ms:>9.1} ms   (median of {ROUNDS} starts, empty directories)");
     tokio::time::sleep(std::time::Duration::from_secs(2)).await; // let the start-up settle: this is a figure of idleness
     println!("idle memory (resident)                {:>9.1} MiB", daemon.resident_mib());

@@ -36,7 +36,11 @@ use crate::{
 };
 
 /// The numbered migrations, oldest first.
-pub const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_first.sql"), include_str!("../../migrations/0002_schedule.sql")];
+pub const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_first.sql"),
+    include_str!("../../migrations/0002_schedule.sql"),
+    include_str!("../../migrations/0003_open_runs.sql"),
+];
 /// Entries of the journal read at a time while verifying.
 const JOURNAL_PAGE: i64 = 2000;
 

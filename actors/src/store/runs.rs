@@ -123,6 +123,8 @@ pub struct AttemptRow {
 
 /// The claim decides, also anew about a slot that was written off (`missed`, or folded into another run): that happens when a clock
 /// had jumped ahead and was set back, or was wrong on another node. A slot that ran is never claimed again.
+///
+/// Questions for open runs repeat the condition of their index (`task_run_open`): without it every claim would walk the task's history.
 const CLAIM: &str =
     "INSERT INTO task_run (run_id, task, slot, cause, state, reason, asked_by, incarnation, started_at, lag_ms, attempts, holds)
     SELECT ?1, ?2, ?3, ?4,
@@ -139,7 +141,7 @@ const CLAIM: &str =
         WHEN ?11 IN ('queue_one', 'cancel_other') AND c.queued = 0 THEN 'queued'
         ELSE 'overlap' END AS verdict
       FROM (SELECT (SELECT COUNT(*) FROM task_run WHERE task = ?2 AND holds = 1) AS held,
-          (SELECT COUNT(*) FROM task_run WHERE task = ?2 AND state = 'pending' AND reason = 'queued') AS queued,
+          (SELECT COUNT(*) FROM task_run WHERE task = ?2 AND state IN ('pending', 'running') AND state = 'pending' AND reason = 'queued') AS queued,
           (SELECT COUNT(*) FROM task_pause WHERE task = ?2 AND (until IS NULL OR until > ?9)) AS paused) AS c) AS v
     WHERE v.verdict <> 'refused'
     ON CONFLICT (task, slot) WHERE cause <> 'manual' DO UPDATE SET run_id = excluded.run_id, cause = excluded.cause, state = excluded.state,
@@ -170,6 +172,17 @@ macro_rules! select {
 impl Store {
     /// Claims a slot, or the place of a manual run.
     pub async fn claim_run(&self, run: &NewRun, place: Place, fact: Fact) -> Result<Claim> {
+        self.claim(Batch::new(), 0, run, place, fact).await
+    }
+
+    /// Claims the only slot of a round and moves the task's mark, in one commit.
+    pub async fn claim_through(&self, run: &NewRun, place: Place, through: DateTime<Utc>, fact: Fact) -> Result<Claim> {
+        // The mark first: it moves whatever the claim decides.
+        let batch = Batch::new().sql(MARK, vec![run.task.as_str().into(), through.into()]);
+        self.claim(batch, 1, run, place, fact).await
+    }
+
+    async fn claim(&self, batch: Batch, at: usize, run: &NewRun, place: Place, fact: Fact) -> Result<Claim> {
         let params = vec![
             run.run_id.as_str().into(),
             run.task.as_str().into(),
@@ -183,8 +196,8 @@ impl Store {
             run.lag_ms.into(),
             place.as_str().into(),
         ];
-        let outcomes = self.engine.write(Batch::new().guard(CLAIM, params).journal(fact)).await?;
-        let Some(row) = outcomes.rows(0).first() else { return Ok(Claim::Taken) };
+        let outcomes = self.engine.write(batch.guard(CLAIM, params).journal(fact)).await?;
+        let Some(row) = outcomes.rows(at).first() else { return Ok(Claim::Taken) };
         Ok(match (row.text(0)?, row.opt_text(1)?.as_deref()) {
             ("skipped", Some("paused")) => Claim::Paused,
             ("skipped", _) => Claim::Overlap,
@@ -209,6 +222,12 @@ impl Store {
             batch = batch.sql(INSERT, params);
         }
         self.engine.write(batch.sql(MARK, vec![task.into(), through.into()])).await.map(|_| ())
+    }
+
+    /// The marks of tasks that were never seen before: their slots begin at `through`. All in one commit.
+    pub async fn begin_marks(&self, tasks: &[&str], through: DateTime<Utc>) -> Result<()> {
+        let batch = tasks.iter().fold(Batch::new(), |batch, task| batch.sql(MARK, vec![(*task).into(), through.into()]));
+        self.engine.write(batch).await.map(|_| ())
     }
 
     pub async fn task_marks(&self) -> Result<Vec<(String, DateTime<Utc>)>> {
@@ -254,7 +273,7 @@ impl Store {
 
     /// Tasks with a run that waits for its place, each with that place free.
     pub async fn tasks_waiting(&self) -> Result<Vec<String>> {
-        let sql = "SELECT DISTINCT task FROM task_run AS w WHERE state = 'pending' AND holds = 0
+        let sql = "SELECT DISTINCT task FROM task_run AS w WHERE state IN ('pending', 'running') AND state = 'pending' AND holds = 0
             AND NOT EXISTS (SELECT 1 FROM task_run WHERE task = w.task AND holds = 1)";
         self.engine.read(sql, vec![]).await?.iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
     }
@@ -262,7 +281,7 @@ impl Store {
     /// Gives the place of `task`, if it is free, to the run that has waited longest (backfills last) and puts it under our lease.
     pub async fn begin_waiting(&self, task: &str, incarnation: &str, at: DateTime<Utc>) -> Result<Option<RunRow>> {
         let sql = "UPDATE task_run SET state = 'running', reason = NULL, holds = 1, incarnation = ?2, started_at = ?3, attempts = attempts + 1
-            WHERE n = (SELECT n FROM task_run WHERE task = ?1 AND state = 'pending' AND holds = 0
+            WHERE n = (SELECT n FROM task_run WHERE task = ?1 AND state IN ('pending', 'running') AND state = 'pending' AND holds = 0
                 ORDER BY CASE cause WHEN 'backfill' THEN 1 ELSE 0 END, slot, n LIMIT 1)
               AND NOT EXISTS (SELECT 1 FROM task_run WHERE task = ?1 AND holds = 1)
             RETURNING n, run_id, task, slot, cause, state, reason, attempts, asked_by, started_at, ended_at, lag_ms, error, result, incarnation";
@@ -300,7 +319,8 @@ impl Store {
 
     /// Asks for the running runs of a task to be cancelled; answers which.
     pub async fn cancel_running(&self, task: &str, by: &str) -> Result<Vec<String>> {
-        let sql = "UPDATE task_run SET cancel_by = ?2 WHERE task = ?1 AND state = 'running' RETURNING run_id";
+        let sql =
+            "UPDATE task_run SET cancel_by = ?2 WHERE task = ?1 AND state IN ('pending', 'running') AND state = 'running' RETURNING run_id";
         let outcomes = self.engine.write(Batch::new().sql(sql, vec![task.into(), by.into()])).await?;
         outcomes.rows(0).iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
     }
@@ -313,7 +333,7 @@ impl Store {
 
     /// Runs of ours that somebody wants cancelled: (run_id, by whom).
     pub async fn cancel_requests(&self, incarnation: &str) -> Result<Vec<(String, String)>> {
-        let sql = "SELECT run_id, cancel_by FROM task_run WHERE state = 'running' AND incarnation = ?1 AND cancel_by IS NOT NULL";
+        let sql = "SELECT run_id, cancel_by FROM task_run WHERE state IN ('pending', 'running') AND state = 'running' AND incarnation = ?1 AND cancel_by IS NOT NULL";
         let rows = self.engine.read(sql, vec![incarnation.into()]).await?;
         rows.iter().map(|r| Ok((r.text(0)?.to_owned(), r.text(1)?.to_owned()))).collect()
     }

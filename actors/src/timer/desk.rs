@@ -86,8 +86,9 @@ impl Floor {
         self.closed.store(false, Ordering::SeqCst);
     }
 
-    pub(super) fn run_of(&self, task: &str) -> Option<String> {
-        lock(&self.going).iter().find(|(_, going)| going.task == task).map(|(run_id, _)| run_id.clone())
+    /// The tasks that run in this process, each with one of its runs.
+    pub(super) fn running(&self) -> HashMap<&'static str, String> {
+        lock(&self.going).iter().map(|(run_id, going)| (going.task, run_id.clone())).collect()
     }
 
     pub(super) fn has(&self, run_id: &str) -> bool {
@@ -216,6 +217,12 @@ impl Desk {
         // Several at once are a backlog that is made up for: one after the other, unless the task's runs may overlap.
         let place = if starts.len() > 1 && spec.policy.overlap != Overlap::Allow { Place::InLine } else { Place::Now(spec.policy.overlap) };
         let stuck = self.floor.is_stuck(spec.name) && spec.policy.overlap != Overlap::Allow;
+        if let ([only], false) = (round.decisions.as_slice(), stuck)
+            && only.fate == Fate::Run
+        {
+            self.claim_and_start(spec, only.slot, only.cause, None, place, Some(round.through)).await?;
+            return Ok((round.index, round.through));
+        }
         let mut closed = Vec::new();
         for decision in &round.decisions {
             match decision.fate {
@@ -226,7 +233,7 @@ impl Desk {
             }
         }
         if !stuck {
-            for claim in join_all(starts.iter().map(|d| self.claim_and_start(spec, d.slot, d.cause, None, place))).await {
+            for claim in join_all(starts.iter().map(|d| self.claim_and_start(spec, d.slot, d.cause, None, place, None))).await {
                 claim?;
             }
         }
@@ -241,7 +248,8 @@ impl Desk {
         Ok((round.index, round.through))
     }
 
-    /// Claims a slot and starts its run if the ledger says so. Answers what became of it, and the run's id.
+    /// Claims a slot and starts its run if the ledger says so; with `through`, the task's mark moves with it. Answers what became of it,
+    /// and the run's id.
     async fn claim_and_start(
         &self,
         spec: &TaskSpec,
@@ -249,6 +257,7 @@ impl Desk {
         cause: &'static str,
         asked_by: Option<String>,
         place: Place,
+        through: Option<DateTime<Utc>>,
     ) -> Result<(Claim, String)> {
         let waits = spec.after.is_some() && cause != "manual";
         let (state, reason) = if waits { ("pending", Some("dependency")) } else { ("running", None) };
@@ -260,7 +269,11 @@ impl Desk {
             Err(Error::unavailable("stopping", "the daemon is stopping"))
         } else {
             let data = json!({"task": spec.name, "slot": rfc3339(slot), "cause": cause, "asked_by": asked_by});
-            self.env.store().claim_run(&row, place, self.env.fact("run.claimed", &row.run_id, data)).await
+            let fact = self.env.fact("run.claimed", &row.run_id, data);
+            match through {
+                Some(through) => self.env.store().claim_through(&row, place, through, fact).await,
+                None => self.env.store().claim_run(&row, place, fact).await,
+            }
         };
         match claim {
             Ok(Claim::Begun) => self.start(spec, self.run(&row.run_id, slot, cause, asked_by, 1), waits, cancel),
@@ -363,7 +376,8 @@ impl Desk {
                 format!("an earlier run of {task} was told to end and still blocks its thread"),
             ));
         }
-        let (claim, run_id) = self.claim_and_start(spec, self.env.now(), "manual", Some(asked_by), Place::Now(spec.policy.overlap)).await?;
+        let place = Place::Now(spec.policy.overlap);
+        let (claim, run_id) = self.claim_and_start(spec, self.env.now(), "manual", Some(asked_by), place, None).await?;
         if claim == Claim::Begun {
             return Ok(run_id);
         }

@@ -18,6 +18,7 @@ use crate::{
     env::rfc3339,
     error::Result,
     store::{Attempt, NodeRow, Pause, RunEnd, RunRow},
+    task::TaskSpec,
 };
 
 const CUT_OFF: &str = "the process ended while it ran";
@@ -62,16 +63,13 @@ pub(super) async fn take_up(desk: &Desk) -> Result<TakenUp> {
         return Ok(TakenUp { marks: Vec::new(), pauses: store.pauses(now).await? });
     }
     let known: HashMap<String, DateTime<Utc>> = store.task_marks().await?.into_iter().collect();
-    let mut marks = Vec::new();
-    for (index, spec) in desk.table.iter().enumerate().filter(|(_, s)| s.work.is_some()) {
-        let mark = if let Some(mark) = known.get(spec.name) {
-            usable(*mark, now - spec.policy.jitter)
-        } else {
-            store.close_slots(spec.name, &[], now).await?; // never seen before: its slots begin now
-            now
-        };
-        marks.push((index, mark));
+    let built = || desk.table.iter().enumerate().filter(|(_, s)| s.work.is_some());
+    let new: Vec<&str> = built().map(|(_, s)| s.name).filter(|name| !known.contains_key(*name)).collect();
+    if !new.is_empty() {
+        store.begin_marks(&new, now).await?;
     }
+    let mark = |spec: &TaskSpec| known.get(spec.name).map_or(now, |mark| usable(*mark, now - spec.policy.jitter));
+    let marks = built().map(|(index, spec)| (index, mark(spec))).collect();
     Ok(TakenUp { marks, pauses: store.pauses(now).await? })
 }
 

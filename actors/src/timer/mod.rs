@@ -25,7 +25,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 
 use self::{desk::Desk, lease::TakenUp};
 pub use self::{
@@ -276,7 +276,7 @@ pub struct State {
     renewing: bool,
     renewed: Option<Instant>,
     /// Tells us to look again.
-    alarm: Option<JoinHandle<()>>,
+    alarm: Option<AbortHandle>,
     /// The store failed at the last look: it is said once, not at every look.
     complained: bool,
     #[cfg(test)]
@@ -410,15 +410,12 @@ impl State {
     }
 
     fn sleep(&mut self, myself: &ActorRef<Message>) {
-        let until = self.agenda.next_at().filter(|_| self.is_scheduling()).and_then(|at| (at - self.desk.env.now()).to_std().ok());
-        let renewal = self.desk.renew_every();
-        self.wake_in(myself, until.unwrap_or(LOOK_AT_LEAST).clamp(Duration::from_millis(1), LOOK_AT_LEAST.min(renewal)));
+        let next = self.agenda.next_at().filter(|_| self.is_scheduling());
+        self.wake_in(myself, wait(next, self.desk.env.now(), LOOK_AT_LEAST.min(self.desk.renew_every())));
     }
 
     fn wake_in(&mut self, myself: &ActorRef<Message>, wait: Duration) {
-        let alarm = myself.send_after(wait, || Message::Look);
-        let alarm = tokio::spawn(async move { drop(alarm.await) });
-        if let Some(before) = self.alarm.replace(alarm) {
+        if let Some(before) = self.alarm.replace(myself.send_after(wait, || Message::Look).abort_handle()) {
             before.abort();
         }
     }
@@ -482,8 +479,9 @@ impl State {
 
     fn infos(&self) -> Vec<TaskInfo> {
         let now = self.desk.env.now();
-        let info = |spec: &TaskSpec| {
-            let run_id = self.desk.floor.run_of(spec.name);
+        let mut running = self.desk.floor.running();
+        let mut info = |spec: &TaskSpec| {
+            let run_id = running.remove(spec.name);
             let planned = spec.work.is_none();
             let paused = self.pauses.get(spec.name).filter(|p| p.until.is_none_or(|until| until > now));
             let state = match (planned, &run_id, paused) {
@@ -505,7 +503,7 @@ impl State {
                 policy: policy_info(spec),
             }
         };
-        self.desk.table.iter().map(info).collect()
+        self.desk.table.iter().map(&mut info).collect()
     }
 
     #[cfg(test)]
@@ -514,6 +512,12 @@ impl State {
             self.waiting.drain(..).for_each(|reply| actor::respond(reply, Ok(())));
         }
     }
+}
+
+/// How long to sleep. What came due since the last look is looked at at once: it must not wait for the longest sleep.
+fn wait(next: Option<DateTime<Utc>>, now: DateTime<Utc>, at_most: Duration) -> Duration {
+    let wait = next.map_or(at_most, |at| (at - now).to_std().unwrap_or_default());
+    wait.clamp(Duration::from_millis(1), at_most)
 }
 
 fn policy_info(spec: &TaskSpec) -> PolicyInfo {

@@ -88,6 +88,16 @@ fn never_ends(_: Run) -> Boxed<Result<Record>> {
     Box::pin(std::future::pending())
 }
 
+#[test]
+fn what_came_due_between_the_look_and_the_sleep_is_not_slept_over() {
+    let now: DateTime<Utc> = "2026-03-01T10:00:00Z".parse().unwrap();
+    let (most, ms) = (Duration::from_secs(10), chrono::TimeDelta::milliseconds);
+    assert_eq!(wait(Some(now - ms(1)), now, most), Duration::from_millis(1));
+    assert_eq!(wait(Some(now + ms(250)), now, most), Duration::from_millis(250));
+    assert_eq!(wait(Some(now + ms(60_000)), now, most), most);
+    assert_eq!(wait(None, now, most), most);
+}
+
 #[tokio::test]
 async fn every_slot_ends_in_one_state_across_a_time_without_a_daemon() {
     let fixture = testing::fixture("2026-03-01T10:00:30Z");
