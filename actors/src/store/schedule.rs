@@ -129,6 +129,20 @@ impl Store {
         rows.iter().map(count).collect()
     }
 
+    /// The states of a task's latest scheduled runs that began, newest first.
+    pub async fn latest_ends(&self, task: &str, limit: u32) -> Result<Vec<String>> {
+        let sql = "SELECT state FROM task_run WHERE task = ?1 AND cause <> 'manual' AND state IN ('succeeded', 'failed', 'timed_out') ORDER BY n DESC LIMIT ?2";
+        self.engine.read(sql, vec![task.into(), limit.into()]).await?.iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
+    }
+
+    /// Runs that ended badly since `since`: (failed or timed out, missed).
+    pub async fn bad_runs(&self, since: DateTime<Utc>) -> Result<(i64, i64)> {
+        let sql = "SELECT COALESCE(SUM(CASE WHEN state IN ('failed', 'timed_out') AND ended_at >= ?1 THEN 1 ELSE 0 END), 0),
+            COALESCE(SUM(CASE WHEN state = 'missed' AND slot >= ?1 THEN 1 ELSE 0 END), 0) FROM task_run WHERE slot >= ?1 OR ended_at >= ?1";
+        let rows = self.engine.read(sql, vec![since.into()]).await?;
+        rows.first().map_or(Ok((0, 0)), |r| Ok((r.int(0)?, r.int(1)?)))
+    }
+
     /// Forgets runs whose slot is older than `rows_before` and results older than `results_before`, `limit` of each at most. The latest
     /// run of a task, runs without an end and the marks stay. Answers how many rows went.
     pub async fn prune_runs(&self, rows_before: DateTime<Utc>, results_before: DateTime<Utc>, limit: i64) -> Result<u64> {

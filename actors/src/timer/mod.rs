@@ -3,8 +3,10 @@
 //! marks, pauses and open runs from the store.
 
 mod desk;
+mod floor;
 mod lease;
 mod level;
+mod requests;
 #[cfg(test)]
 #[expect(
     clippy::cast_possible_truncation,
@@ -15,6 +17,7 @@ mod level;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{
     collections::HashMap,
@@ -24,20 +27,22 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use serde_json::{Value as Json, json};
 use tokio::task::AbortHandle;
 
 use self::{desk::Desk, lease::TakenUp};
 pub use self::{
-    desk::{Backfill, Backfilled, Floor, Marks},
+    desk::Marks,
+    floor::Floor,
     level::{Level, TaskLevel},
+    requests::{Backfill, Backfilled},
+    view::{PauseInfo, PolicyInfo, TaskInfo, overview, run_view, whole_run},
 };
 use crate::{
     actor::{self, Probe, Probed, Reply},
     domain::{alert_rule::Check, schedule::Agenda},
     env::{Env, rfc3339},
     error::{Error, Result},
-    store::{Pause, RunRow},
+    store::Pause,
     task::TaskSpec,
 };
 
@@ -106,49 +111,6 @@ impl Probed for Message {
     }
 }
 
-/// A task as the lists show it.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct TaskInfo {
-    pub name: &'static str,
-    pub owner: &'static str,
-    pub doc: &'static str,
-    pub schedule: String,
-    /// `scheduled`, `running`, `paused` or `planned`.
-    pub state: &'static str,
-    pub next: Option<String>,
-    /// The run going on, if one is.
-    pub run_id: Option<String>,
-    /// The file under `logs/` that holds the latest record.
-    pub report: Option<&'static str>,
-    pub paused: Option<PauseInfo>,
-    pub policy: PolicyInfo,
-}
-
-/// Why a task is paused.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct PauseInfo {
-    pub at: String,
-    pub by: String,
-    pub why: String,
-    pub until: Option<String>,
-}
-
-/// A task's policies, with the unit in the name.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct PolicyInfo {
-    pub catch_up: crate::domain::schedule::CatchUp,
-    pub overlap: &'static str,
-    pub jitter_ms: i64,
-    pub blackout: Vec<String>,
-    pub timeout_s: u64,
-    pub total_timeout_s: u64,
-    pub retries: u32,
-    /// Failures in a row after which it is paused; 0: never.
-    pub pause_after: u32,
-    /// The task that must have ended first.
-    pub after: Option<&'static str>,
-}
-
 /// Starts a run by hand. Answers its run id once it is durable. Errors: `not_found`, `conflict` with reason `planned` or
 /// `already_running` (with the `run_id` that is in the way).
 pub async fn run_now(env: &Env, task: &str, asked_by: &str) -> Result<String> {
@@ -195,49 +157,7 @@ pub async fn level(env: &Env, since: DateTime<Utc>) -> Result<Level> {
 
 /// Whether a task was paused because it kept failing: for the alert actor.
 pub async fn pause_check(env: &Env) -> Result<Check> {
-    desk::pause_check(env).await
-}
-
-/// A run as the API, the command line and reports show it; `result` apart, because it may be large.
-pub fn run_view(run: &RunRow) -> Json {
-    json!({
-        "run_id": run.run_id, "task": run.task, "slot": rfc3339(run.slot), "state": run.state, "reason": run.reason, "trigger": run.cause,
-        "asked_by": run.asked_by, "attempts": run.attempts, "started_at": run.started_at.map(rfc3339), "ended_at": run.ended_at.map(rfc3339),
-        "duration_ms": run.started_at.zip(run.ended_at).map(|(from, to)| (to - from).num_milliseconds()), "lag_ms": run.lag_ms,
-        // A panic's backtrace is for the log.
-        "error": run.error.as_deref().and_then(|e| e.lines().next()),
-    })
-}
-
-/// A run with every attempt that failed and with its result.
-pub async fn whole_run(env: &Env, run_id: &str) -> Result<Json> {
-    let run = env.store().run(run_id).await?.ok_or_else(|| Error::not_found("there is no such run"))?;
-    let attempts = env.store().attempts(run_id).await?;
-    let mut view = run_view(&run);
-    view["ok"] = true.into();
-    view["failed_attempts"] = attempts
-        .iter()
-        .map(|a| {
-            json!({
-                "attempt": a.attempt, "state": a.state, "error": a.error.lines().next(), "retryable": a.is_retryable,
-                "started_at": rfc3339(a.started_at), "ended_at": rfc3339(a.ended_at),
-            })
-        })
-        .collect();
-    view["result"] = run.result.as_deref().map(serde_json::from_str).transpose()?.unwrap_or(Json::Null);
-    Ok(view)
-}
-
-/// Every task with its last run.
-pub async fn overview(env: &Env) -> Result<Json> {
-    let last = env.store().latest_runs().await?;
-    let view = |task: &TaskInfo| -> Result<Json> {
-        let mut view = serde_json::to_value(task)?;
-        view["last_run"] = last.iter().find(|r| r.task == task.name).map_or(Json::Null, run_view);
-        Ok(view)
-    };
-    let tasks = list(env).await?.iter().map(view).collect::<Result<Vec<Json>>>()?;
-    Ok(json!({"ok": true, "count": tasks.len(), "tasks": tasks, "next": null}))
+    requests::pause_check(env).await
 }
 
 fn timeout(env: &Env) -> Duration {
@@ -500,7 +420,7 @@ impl State {
                 run_id,
                 report: spec.latest,
                 paused: paused.map(|p| PauseInfo { at: rfc3339(p.at), by: p.by.clone(), why: p.why.clone(), until: p.until.map(rfc3339) }),
-                policy: policy_info(spec),
+                policy: view::policy_info(spec),
             }
         };
         self.desk.table.iter().map(&mut info).collect()
@@ -518,19 +438,4 @@ impl State {
 fn wait(next: Option<DateTime<Utc>>, now: DateTime<Utc>, at_most: Duration) -> Duration {
     let wait = next.map_or(at_most, |at| (at - now).to_std().unwrap_or_default());
     wait.clamp(Duration::from_millis(1), at_most)
-}
-
-fn policy_info(spec: &TaskSpec) -> PolicyInfo {
-    let policy = &spec.policy;
-    PolicyInfo {
-        catch_up: policy.catch_up,
-        overlap: policy.overlap.as_str(),
-        jitter_ms: policy.jitter.num_milliseconds(),
-        blackout: policy.blackout.iter().map(|b| b.as_str().to_owned()).collect(),
-        timeout_s: policy.timeout.as_secs(),
-        total_timeout_s: policy.total().as_secs(),
-        retries: policy.retries,
-        pause_after: policy.pause_after,
-        after: spec.after.map(|a| a.task),
-    }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::{Value as Json, json};
+
 use super::*;
 use crate::{
     actor::Boxed,
