@@ -29,9 +29,19 @@ async fn main() {
         let parts: Vec<String> = arguments.into_iter().skip(1).filter(|a| a != "--quick").collect();
         return schedule::figures(quick, &parts).await;
     }
-    daemon(what).await;
-    flood::real_tasks(what, quick).await;
-    flood::flood(what, quick).await;
+    let wanted = |part: &str| arguments.len() == 1 + usize::from(quick) || arguments.iter().any(|a| a == part);
+    if wanted("daemon") {
+        daemon(what).await;
+    }
+    if wanted("tasks") {
+        flood::real_tasks(what, quick).await;
+    }
+    if wanted("flood") {
+        flood::flood(what, quick).await;
+    }
+    if !wanted("schedule") {
+        return;
+    }
     // In a process of its own, so that its memory and its CPU are the timer's.
     let mut timer = tokio::process::Command::new(std::env::current_exe().expect("this program has a path"));
     timer.arg("schedule").args(quick.then_some("--quick")).kill_on_drop(true);
