@@ -43,6 +43,20 @@ pub struct SlotCount {
     pub late: [i64; 5],
 }
 
+/// What became of a slot or of a run by hand, so far: what the metrics are counted from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotOutcome {
+    /// Grows with every row.
+    pub n: i64,
+    pub task: String,
+    pub cause: String,
+    pub state: String,
+    pub reason: Option<String>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub lag_ms: Option<i64>,
+}
+
 impl Store {
     /// Takes or renews our lease; false if it had been taken from us: somebody thought us dead.
     pub async fn renew_lease(&self, incarnation: &str, node: &str, at: DateTime<Utc>, first: bool) -> Result<bool> {
@@ -127,6 +141,33 @@ impl Store {
             })
         };
         rows.iter().map(count).collect()
+    }
+
+    /// The first `limit` rows of a process's runs after row `after`.
+    pub async fn outcomes(&self, incarnation: &str, after: i64, limit: i64) -> Result<Vec<SlotOutcome>> {
+        let sql = "SELECT n, task, cause, state, reason, started_at, ended_at, lag_ms FROM task_run WHERE n > ?2 AND incarnation = ?1 ORDER BY n LIMIT ?3";
+        let rows = self.engine.read(sql, vec![incarnation.into(), after.into(), limit.into()]).await?;
+        let outcome = |r: &Row| {
+            Ok(SlotOutcome {
+                n: r.int(0)?,
+                task: r.text(1)?.to_owned(),
+                cause: r.text(2)?.to_owned(),
+                state: r.text(3)?.to_owned(),
+                reason: r.opt_text(4)?,
+                started_at: r.opt_time(5)?,
+                ended_at: r.opt_time(6)?,
+                lag_ms: r.opt_int(7)?,
+            })
+        };
+        rows.iter().map(outcome).collect()
+    }
+
+    /// Each task's newest success: (task, began, ended). Reads the whole ledger.
+    pub async fn last_successes(&self) -> Result<Vec<(String, Option<DateTime<Utc>>, Option<DateTime<Utc>>)>> {
+        let sql = "SELECT r.task, r.started_at, r.ended_at FROM task_run AS r
+            JOIN (SELECT MAX(n) AS n FROM task_run WHERE state = 'succeeded' GROUP BY task) AS newest ON newest.n = r.n";
+        let rows = self.engine.read(sql, vec![]).await?;
+        rows.iter().map(|r| Ok((r.text(0)?.to_owned(), r.opt_time(1)?, r.opt_time(2)?))).collect()
     }
 
     /// Forgets runs whose slot is older than `rows_before` and results older than `results_before`, `limit` of each at most. The latest

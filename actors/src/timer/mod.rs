@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use self::{desk::Desk, lease::TakenUp};
 pub use self::{
     desk::{Backfill, Backfilled, Floor},
-    level::{Level, TaskLevel},
+    level::{LATE_MS, Level, TaskLevel},
 };
 use crate::{
     actor::{self, Probe, Probed, Reply},
