@@ -43,7 +43,7 @@ enum Command {
     Run(run::Arguments),
     /// Check configuration, permissions, database, secrets and the provider: what would fail, before it does.
     Check,
-    /// List the scheduled tasks, run one now, see what ran.
+    /// List, run, pause, cancel and make up for the scheduled tasks; see what ran and how well the schedule is kept.
     #[command(subcommand)]
     Task(task::Command),
     /// Make, list, verify and restore archives.
@@ -139,6 +139,21 @@ mod tests {
         }
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in [
+            "task show heartbeat",
+            "task pause heartbeat --reason x --until 2h",
+            "task resume heartbeat",
+            "task cancel run_1",
+            "task level",
+        ] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        assert!(parse("echopilot task backfill heartbeat --from 2026-03-01 --to 2026-03-02T00:00:00Z --redo-failed --dry-run").is_ok());
+        for wrong in
+            ["task pause", "task pause heartbeat --until soon", "task backfill heartbeat --from 2026-03-01", "task level --hours 0"]
+        {
+            assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
         }
         for wrong in ["", "nonsense", "backup restore 2026-01-31", "keys create ci", "keys create ci --scope root", "task run"] {
             assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
