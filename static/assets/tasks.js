@@ -19,7 +19,7 @@ function row(task) {
   return el("tr", {},
     el("th", { scope: "row" }, el("a", { href: `/tasks/${encodeURIComponent(task.name)}`, "data-key": task.name }, task.name), el("small", {}, task.doc)),
     el("td.policies", { "data-label": "Schedule" }, el("div", {}, el("span", {}, task.schedule), el("small", {}, policyShort(task.policy)))),
-    el("td", { "data-label": "State" }, el("div", {}, statePill(task), task.paused ? el("small.wrap-anywhere", {}, pauseWords(task.paused)) : null)),
+    el("td", { "data-label": "State" }, el("div", {}, statePill(task), task.paused ? el("small.pause-note.wrap-anywhere", {}, pauseWords(task.paused)) : null)),
     el("td", { "data-label": "Last run" }, el("div", {}, lastRun(task.last_run))),
     el("td.nowrap", { "data-label": "Next" }, task.state === "paused" ? "Paused" : time(task.next, "Not scheduled")),
     el("td.end", {}, el("div.actions", {}, actions(task, tell, refresh))));

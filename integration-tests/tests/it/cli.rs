@@ -86,6 +86,74 @@ fn tasks_are_listed_and_run_with_and_without_a_daemon() {
     assert!(daemon.cli(&["status"]).expect(0).contains("running"));
 }
 
+#[test]
+fn a_task_is_paused_shown_and_resumed_with_and_without_a_daemon() {
+    let setup = setup();
+    let exercise = |setup: &Setup| {
+        let paused = said(setup, &["task", "pause", "heartbeat", "--reason", "a move", "--until", "2h"]);
+        assert_eq!((&paused["paused"]["why"], paused["paused"]["until"].is_string()), (&json!("a move"), true), "{paused}");
+        let told = setup.cli(&["task", "show", "heartbeat"]);
+        assert!(told.expect(0).contains("paused") && told.stdout.contains("a move"), "{}", told.stdout);
+        let resumed = said(setup, &["task", "resume", "heartbeat"]);
+        assert_eq!(resumed["paused"], Json::Null, "{resumed}");
+        let refused = setup.cli(&["task", "resume", "heartbeat"]);
+        assert!(refused.code.is_some_and(|code| code != 0) && refused.stderr.contains("not paused"), "{}", refused.stderr);
+        let planned = setup.cli(&["task", "pause", "ceo_brief"]);
+        assert!(planned.code.is_some_and(|code| code != 0) && planned.stderr.contains("planned"), "{}", planned.stderr);
+        let nobody = setup.cli(&["task", "pause", "no_such_task"]);
+        assert!(nobody.code.is_some_and(|code| code != 0) && nobody.stderr.contains("no_such_task"), "{}", nobody.stderr);
+        let late = setup.cli(&["task", "pause", "heartbeat", "--until", "2020-01-01"]);
+        assert!(late.code.is_some_and(|code| code != 0) && late.stderr.contains("until"), "{}", late.stderr);
+        let soon = setup.cli(&["task", "pause", "heartbeat", "--until", "soon"]);
+        soon.expect(2);
+        assert!(soon.stderr.contains("--until") && soon.stderr.contains("2h"), "{}", soon.stderr);
+    };
+    exercise(&setup);
+    let daemon = setup.start();
+    exercise(daemon.setup());
+    said(daemon.setup(), &["task", "pause", "heartbeat"]);
+    let setup = daemon.stop();
+    assert_eq!(setup.count("SELECT COUNT(*) FROM task_pause"), 1, "a pause outlives the daemon");
+}
+
+#[test]
+fn slots_of_the_past_are_made_up_for_and_the_level_counts_them_with_and_without_a_daemon() {
+    let setup = setup();
+    let backfill = |setup: &Setup, more: &[&str]| {
+        let mut arguments = vec!["task", "backfill", "heartbeat", "--from", "2026-03-01T00:00:30Z", "--to", "2026-03-01T00:03:00Z"];
+        arguments.extend(more);
+        said(setup, &arguments)
+    };
+    let preview = backfill(&setup, &["--dry-run"]);
+    assert_eq!((&preview["slots"], &preview["queued"], &preview["dry_run"]), (&json!(3), &json!(3), &json!(true)), "{preview}");
+    assert_eq!(setup.count("SELECT COUNT(*) FROM task_run"), 0, "a dry run queues nothing");
+    assert_eq!(backfill(&setup, &[])["queued"], 3);
+    assert_eq!(setup.count("SELECT COUNT(*) FROM task_run WHERE cause = 'backfill'"), 3, "what has not run waits for the daemon");
+    let wrong = setup.cli(&["task", "backfill", "heartbeat", "--from", "2026-03-02", "--to", "2026-03-01"]);
+    assert!(wrong.code.is_some_and(|code| code != 0) && wrong.stderr.contains("from <= to"), "{}", wrong.stderr);
+    setup.cli(&["task", "backfill", "heartbeat", "--from", "2026-03-02"]).expect(2);
+    assert_eq!(said(&setup, &["task", "level"])["status"], "NO_DATA");
+
+    let daemon = setup.start();
+    integration_tests::until("the slots to be made up for", integration_tests::SHORT, || {
+        (daemon.setup().count("SELECT COUNT(*) FROM task_run WHERE cause = 'backfill' AND state = 'succeeded'") == 3).then_some(())
+    });
+    assert_eq!(backfill(daemon.setup(), &["--redo-failed"])["kept"], 3);
+    let shown = said(daemon.setup(), &["task", "show", "heartbeat"]);
+    assert_eq!(list(&shown, "runs").len(), 3, "{shown}");
+    assert!(list(&shown, "runs").iter().all(|run| run["failed_attempts"].is_array() && run["result"].is_object()), "{shown}");
+    let level = said(daemon.setup(), &["task", "level", "--hours", "48"]);
+    assert!(level["objective"].is_number() && level["total"]["due"].is_i64(), "{level}");
+    let text = daemon.cli(&["task", "level"]);
+    assert!(text.expect(0).contains("OBJECTIVE") || text.stdout.contains("NO_DATA"), "{}", text.stdout);
+
+    let run_id = list(&shown, "runs")[0]["run_id"].as_str().expect("an id").to_owned();
+    let ended = daemon.cli(&["task", "cancel", &run_id]);
+    assert!(ended.code.is_some_and(|code| code != 0) && ended.stderr.contains("has ended"), "{}", ended.stderr);
+    let nobody = daemon.cli(&["task", "cancel", "run_none"]);
+    assert!(nobody.code.is_some_and(|code| code != 0) && nobody.stderr.contains("no such run"), "{}", nobody.stderr);
+}
+
 /// The member `ok` of a task's latest report.
 fn json_lines_or_one(setup: &Setup, task: &str) -> String {
     integration_tests::json_file(&setup.logs(&format!("{task}.json")))["ok"].to_string()

@@ -7,6 +7,7 @@ mod contract;
 mod demo;
 mod faults;
 mod ingest;
+mod metrics;
 mod power;
 mod restore;
 mod schedule;
