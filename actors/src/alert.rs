@@ -82,7 +82,7 @@ impl Actor for Alerts {
         match message {
             Message::Evaluate { checks, reply } => actor::respond(reply, state.evaluate(&checks).await),
             Message::List(reply) => actor::respond(reply, state.list().await),
-            Message::Probe(probe, reply) => actor::answer(probe, reply),
+            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
         Ok(())
     }

@@ -67,7 +67,7 @@ impl Actor for Backup {
                 let busy = Error::conflict("backup_running", "a backup is running");
                 state.start(&run.clone(), reply, busy, async move { back_up(&run).await });
             }
-            Message::Probe(probe, reply) => actor::answer(probe, reply),
+            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
         Ok(())
     }

@@ -67,6 +67,10 @@ section!(Supervisor {
     backoff_cap_ms: u64,
     cool_down_s: u64,
     stop_timeout_ms: u64,
+    ping_every_ms: u64,
+    ping_limit_ms: u64,
+    kill_limit_ms: u64,
+    max_mailbox: usize,
     drills: bool,
 });
 section!(Timer {
@@ -212,6 +216,12 @@ impl Config {
             (self.server.max_connections > 0, "server.max_connections must be at least 1"),
             (self.server.max_in_flight > 0, "server.max_in_flight must be at least 1"),
             (self.server.header_timeout_ms > 0 && self.server.body_timeout_ms > 0, "server timeouts must be at least 1 ms"),
+            (
+                self.supervisor.ping_every_ms > 0 && self.supervisor.ping_limit_ms > 0 && self.supervisor.kill_limit_ms > 0,
+                "supervisor.ping_every_ms, ping_limit_ms and kill_limit_ms must be at least 1",
+            ),
+            (self.supervisor.window_s > 0, "supervisor.window_s must be at least 1"),
+            (self.supervisor.max_mailbox > 0, "supervisor.max_mailbox must be at least 1"),
             (url(&self.server.public_url), "server.public_url must start with http:// or https://"),
             (url(&self.heartbeat.url), "heartbeat.url must start with http:// or https://"),
             (url(&self.provider.base_url) && !self.provider.base_url.is_empty(), "provider.base_url must start with http:// or https://"),
@@ -483,6 +493,8 @@ mod tests {
         assert!(failure(&[("STRIPE_SECRET_KEY", "sk_test_abc")]).contains("set STRIPE_MODE"));
         assert!(failure(&[("ECHOPILOT__PROVIDER__SECRET_KEY", "x")]).contains("STRIPE_SECRET_KEY"));
         assert!(failure(&[("ECHOPILOT__SANDBOX__LISTEN", "0.0.0.0:80")]).contains("loopback"));
+        assert!(failure(&[("ECHOPILOT__SUPERVISOR__MAX_MAILBOX", "0")]).contains("supervisor.max_mailbox must be at least 1"));
+        assert!(failure(&[("ECHOPILOT__SUPERVISOR__PING_LIMIT_MS", "0")]).contains("ping_limit_ms"));
     }
 
     #[test]

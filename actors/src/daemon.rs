@@ -6,16 +6,18 @@ use std::{
     io::{Read as _, Write as _},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use secrecy::ExposeSecret as _;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
 
 use crate::{
     actor::{self, ChildSpec},
     alert, backup,
     config::{Config, Environment, ProviderMode, Secrets},
+    domain::alert_rule::{self, Part},
     env::{Clock, Env, Parts},
     error::{Context as _, Error, Result},
     files, gateway, ingest, insight,
@@ -29,6 +31,9 @@ use crate::{
     task::TaskSpec,
     tasks, timer,
 };
+
+/// What the sandbox's and the store's end may add to the children's.
+const STORE: Duration = Duration::from_secs(10);
 
 /// What to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,8 @@ pub struct Daemon {
     pub env: Env,
     supervisor: Supervisor,
     mode: Mode,
+    /// Carries what is down to the alerts.
+    watch: Option<AbortHandle>,
     _lock: File,
 }
 
@@ -110,7 +117,8 @@ impl Daemon {
                 return Err(error);
             }
         };
-        let daemon = Self { env, supervisor, mode, _lock: lock };
+        let watch = (mode == Mode::Serve).then(|| tokio::spawn(raise(env.clone(), supervisor.parts())).abort_handle());
+        let daemon = Self { env, supervisor, mode, watch, _lock: lock };
         daemon.announce().await?;
         Ok(daemon)
     }
@@ -136,16 +144,51 @@ impl Daemon {
         self.supervisor.fatal().await
     }
 
+    /// How long `stop` can take, at most.
+    pub fn stop_limit(&self) -> Duration {
+        self.supervisor.stop_limit() + STORE
+    }
+
     /// Stops the children in reverse order, then the store. Nothing acknowledged is lost.
     pub async fn stop(self) -> Result<()> {
         if self.mode == Mode::Serve {
             let _ = std::fs::remove_file(self.env.data_path("daemon.json")); // a stale one names a process that is gone
+        }
+        if let Some(watch) = &self.watch {
+            watch.abort(); // a part that is stopped is no alert
         }
         self.supervisor.stop().await;
         if let Some(sandbox) = self.env.sandbox() {
             sandbox.close().await?;
         }
         self.env.store().close().await
+    }
+}
+
+/// Puts every change of what is down to the alerts, as often as it takes to fire or to resolve. While the alert actor itself is the
+/// part that is down, it is told when it is back.
+async fn raise(env: Env, mut parts: watch::Receiver<Vec<Part>>) {
+    let limits = &env.config().alert;
+    let times = limits.fire_after.max(limits.resolve_after);
+    let pause = Duration::from_millis(env.config().supervisor.ping_every_ms);
+    let mut left = 0;
+    loop {
+        if left == 0 {
+            if parts.changed().await.is_err() {
+                return; // the supervisor is gone
+            }
+            left = times;
+        }
+        let now = parts.borrow_and_update().clone();
+        match alert::evaluate(&env, alert_rule::parts(&now)).await {
+            Ok(_) => left -= 1,
+            Err(error) => tracing::warn!(actor = "supervisor", %error, "the alerts were not told what is down; trying again"),
+        }
+        if left > 0
+            && let Ok(Ok(())) = tokio::time::timeout(pause, parts.changed()).await
+        {
+            left = times; // something else now
+        }
     }
 }
 
@@ -240,4 +283,41 @@ async fn bind(address: std::net::SocketAddr, key: &str) -> Result<TcpListener> {
         let reason = if error.kind() == std::io::ErrorKind::AddrInUse { "address_in_use" } else { "address" };
         Error::unavailable(reason, format!("cannot listen on {address} ({key}): {error}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        env::Tree as _,
+        testing::{self, until},
+    };
+
+    #[tokio::test]
+    async fn what_is_down_is_told_as_soon_as_the_alert_part_is_back_and_resolves_with_it() {
+        let fixture = testing::reopen(tempfile::tempdir().unwrap(), "2026-03-01T00:00:00Z", |config| {
+            (config.supervisor.max_restarts, config.supervisor.ping_every_ms) = (0, 20);
+        });
+        let env = &fixture.env;
+        let specs = vec![actor::spec(slo::NOUN, false, || slo::Slo), actor::spec(alert::NOUN, false, || alert::Alerts)];
+        let supervisor = Supervisor::start(env.clone(), specs).await.unwrap();
+        let task = tokio::spawn(raise(env.clone(), supervisor.parts()));
+        let down = |noun: &'static str| {
+            let supervisor = supervisor.clone();
+            async move { supervisor.status().await.unwrap().iter().any(|c| c.name == noun && c.down.is_some()) }
+        };
+        for noun in [alert::NOUN, slo::NOUN] {
+            supervisor.drill(noun.into()).await.unwrap();
+            until("it is put aside", || down(noun)).await;
+        }
+        supervisor.release(alert::NOUN.into(), "a test".into()).await.unwrap();
+        until("the alert of the other part", || async { alert::list(env).await.is_ok_and(|l| l.len() == 1 && l[0].name == "part_slo") })
+            .await;
+        let alert = alert::list(env).await.unwrap().remove(0);
+        assert!(alert.reason.contains("slo is put aside, failed too often") && alert.reason.contains("drill"), "{}", alert.reason);
+        supervisor.release(slo::NOUN.into(), "a test".into()).await.unwrap();
+        until("it resolves", || async { alert::list(env).await.is_ok_and(|l| l.is_empty()) }).await;
+        task.abort();
+        supervisor.stop().await;
+    }
 }

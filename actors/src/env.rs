@@ -20,9 +20,10 @@ use serde_json::Value as Json;
 
 use crate::{
     config::{Config, Secrets},
-    domain::slo::Minute,
+    domain::{restart::Restart, slo::Minute},
     error::{Context as _, Error, Result},
     files,
+    mailbox::Mailboxes,
     providers::{sandbox::Sandbox, stripe::Client},
     store::{Store, engine::Fact},
 };
@@ -96,9 +97,11 @@ impl Meter {
 #[derive(Clone, Debug, Serialize)]
 pub struct ChildStatus {
     pub name: &'static str,
-    /// `starting`, `running`, `restarting`, `quarantined` or `stopped`.
+    /// `starting`, `running`, `hung` (did not answer, is being killed), `restarting`, `quarantined` (put aside), `finished` or
+    /// `failed` (down for good, because of what `restart` says), `stopped`.
     pub state: &'static str,
     pub critical: bool,
+    pub restart: Restart,
     /// Grows with every start; messages of an older generation are ignored.
     pub generation: u64,
     pub restarts: u64,
@@ -108,7 +111,48 @@ pub struct ChildStatus {
     pub uptime_s: Option<i64>,
     /// Microseconds from the last failure to the replacement answering.
     pub last_recovery_us: Option<u64>,
+    /// Why it stays down: it was put aside, or failed and is not to be restarted. `None` also during a restart.
+    pub down: Option<String>,
+    /// While it is put aside: until when.
+    pub quarantined_until: Option<String>,
+    /// Messages that wait, of this incarnation.
+    pub mailbox_depth: usize,
+    /// Messages handled by this incarnation.
+    pub handled: u64,
+    /// How long the message being handled has been so; null between two messages.
+    pub in_handler_ms: Option<u64>,
+    /// The longest that one message took this incarnation.
+    pub handler_longest_ms: u64,
+    /// All the time this incarnation spent on messages.
+    pub handler_total_ms: u64,
 }
+
+/// How a part is broken on purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drill {
+    /// Its handler panics.
+    #[default]
+    Panic,
+    /// Its handler waits for ever: it can be killed.
+    Hang,
+    /// Its handler blocks its thread for ever: nothing but the end of the process helps.
+    Spin,
+}
+
+impl Drill {
+    /// Errors: `invalid`, naming the field `kind`.
+    pub fn named(kind: &str) -> Result<Self> {
+        match kind {
+            "panic" => Ok(Self::Panic),
+            "hang" => Ok(Self::Hang),
+            "spin" => Ok(Self::Spin),
+            other => Err(Error::field("kind", format!("kind must be panic, hang or spin, not {other:?}"))),
+        }
+    }
+}
+
+/// Who releases a part from quarantine as a repair of its own accord: once in a row. Anybody else is a person.
+pub const SELF_HEAL: &str = "self_heal";
 
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
@@ -117,8 +161,16 @@ pub trait Tree: Send + Sync {
     fn status(&self) -> Pending<'_, Vec<ChildStatus>>;
     /// Asks every critical child for an answer; the error names the first that gave none.
     fn probe_critical(&self) -> Pending<'_, ()>;
-    /// Crashes a child on purpose (`supervisor.drills`).
-    fn drill(&self, child: String) -> Pending<'_, ()>;
+    /// Breaks a child on purpose (`supervisor.drills`). Errors: `forbidden` without that setting, `not_found`, `conflict` with reason
+    /// `not_running`.
+    fn rehearse(&self, child: String, drill: Drill) -> Pending<'_, ()>;
+    /// Crashes a child on purpose.
+    fn drill(&self, child: String) -> Pending<'_, ()> {
+        self.rehearse(child, Drill::Panic)
+    }
+    /// Starts a child that was put aside. `by` is who asked, for the journal. Errors: `not_found`, `conflict` with reason
+    /// `not_quarantined`, or `released_before` if [`SELF_HEAL`] did it before in this row of quarantines.
+    fn release(&self, child: String, by: String) -> Pending<'_, ()>;
 }
 
 pub struct Parts {
@@ -144,6 +196,7 @@ struct Inner {
     started: Instant,
     started_at: DateTime<Utc>,
     meter: Meter,
+    mailboxes: Mailboxes,
     tree: OnceLock<Arc<dyn Tree>>,
 }
 
@@ -159,7 +212,8 @@ impl std::fmt::Debug for Env {
 impl Env {
     pub fn new(parts: Parts) -> Self {
         let started_at = parts.clock.now();
-        Self(Arc::new(Inner { parts, started: Instant::now(), started_at, meter: Meter::default(), tree: OnceLock::new() }))
+        let (meter, mailboxes) = (Meter::default(), Mailboxes::default());
+        Self(Arc::new(Inner { parts, started: Instant::now(), started_at, meter, mailboxes, tree: OnceLock::new() }))
     }
 
     pub fn config(&self) -> &Config {
@@ -208,6 +262,11 @@ impl Env {
 
     pub fn meter(&self) -> &Meter {
         &self.0.meter
+    }
+
+    /// What waits for each actor.
+    pub fn mailboxes(&self) -> &Mailboxes {
+        &self.0.mailboxes
     }
 
     /// Where customers reach us: from the configuration, never from a request's Host header.

@@ -2,7 +2,7 @@
 //! nothing is acknowledged before it is durable and nothing that is acknowledged lives in a mailbox; the actor is only woken.
 //! When it dies, its replacement finds every unprocessed row in the store.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -32,8 +32,8 @@ const RETRY: Backoff = Backoff::new(500, 3, 600_000);
 const LOOK: Duration = Duration::from_secs(5);
 
 pub enum Message {
-    /// There are new rows, stored before this moment.
-    Wake(Instant),
+    /// There may be new rows. One that waits is enough for all.
+    Wake,
     Look,
     Probe(Probe, Reply<()>),
 }
@@ -66,7 +66,7 @@ pub async fn receive(env: &Env, signature_header: Option<&str>, body: Bytes) -> 
     let event = NewEvent { received_at: now, origin: "webhook", body: text, ..event };
     let is_new = env.store().insert_event(event, fact).await?;
     if is_new {
-        actor::cast(env, NOUN, Message::Wake(Instant::now()));
+        actor::wake(env, NOUN, Message::Wake);
     }
     Ok(Received { duplicate: !is_new })
 }
@@ -95,8 +95,6 @@ pub struct Ingest;
 pub struct State {
     env: Env,
     complained: bool,
-    /// A look that began then left nothing open: who was woken before it needs no look of his own.
-    clean_since: Option<Instant>,
 }
 
 impl Actor for Ingest {
@@ -106,33 +104,29 @@ impl Actor for Ingest {
 
     async fn pre_start(&self, myself: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
         myself.cast(Message::Look)?;
-        Ok(State { env, complained: false, clean_since: None })
+        Ok(State { env, complained: false })
     }
 
     async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Wake(at) if state.clean_since.is_some_and(|clean| at < clean) => {}
-            Message::Wake(_) => state.work(&myself).await,
+            Message::Wake => state.work().await,
             Message::Look => {
-                state.work(&myself).await;
+                state.work().await;
                 myself.send_after(LOOK, || Message::Look);
             }
-            Message::Probe(probe, reply) => actor::answer(probe, reply),
+            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
         Ok(())
     }
 }
 
 impl State {
-    async fn work(&mut self, myself: &ActorRef<Message>) {
-        let began = Instant::now();
+    async fn work(&mut self) {
         match process_batch(&self.env).await {
             Ok(done) => {
                 self.complained = false;
-                if done < BATCH {
-                    self.clean_since = Some(began);
-                } else {
-                    let _ = myself.cast(Message::Wake(Instant::now())); // there may be more; other messages come first
+                if done >= BATCH {
+                    actor::wake(&self.env, NOUN, Message::Wake); // there may be more; other messages come first
                 }
             }
             Err(error) if !self.complained => {

@@ -54,7 +54,7 @@ impl Actor for Insight {
     async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Overview(reply) => actor::respond(reply, state.overview().await),
-            Message::Probe(probe, reply) => actor::answer(probe, reply),
+            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
         Ok(())
     }

@@ -31,6 +31,8 @@ pub mod ingest;
 pub mod insight;
 /// [basic] Structured log lines.
 pub mod logging;
+/// [basic] What waits for each actor, and how long it works.
+pub mod mailbox;
 /// [basic] CPU, memory, disk and open files.
 pub mod measure;
 /// [family] What an operator can do, one operation per file.

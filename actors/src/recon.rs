@@ -63,7 +63,7 @@ impl Actor for Recon {
                 let busy = Error::conflict("recon_running", "a reconciliation is running");
                 state.start(&run.clone(), reply, busy, async move { reconcile_payouts(&run).await });
             }
-            Message::Probe(probe, reply) => actor::answer(probe, reply),
+            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ impl Actor for Slo {
                 myself.send_after(FLUSH, || Message::Flush);
             }
             Message::Judge { evaluator, reply } => actor::respond(reply, state.judge(evaluator).await),
-            Message::Probe(probe, reply) => actor::answer(probe, reply),
+            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
         Ok(())
     }

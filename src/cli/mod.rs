@@ -1,16 +1,19 @@
 //! The command line: what there is, and which file does it. `main` loads nothing and prints nothing itself except the one
 //! sentence of an error.
 
+mod actor;
 mod backup;
 mod check;
 mod door;
 mod exit;
+mod guard;
 mod journal;
 mod keys;
 mod output;
 mod portal_link;
 mod run;
 mod status;
+mod systemd;
 mod task;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -43,6 +46,9 @@ enum Command {
     Run(run::Arguments),
     /// Check configuration, permissions, database, secrets and the provider: what would fail, before it does.
     Check,
+    /// List the daemon's parts, release one that was put aside, break one on purpose.
+    #[command(subcommand)]
+    Actor(actor::Command),
     /// List, run, pause, cancel and make up for the scheduled tasks; see what ran and how well the schedule is kept.
     #[command(subcommand)]
     Task(task::Command),
@@ -83,7 +89,7 @@ pub(crate) fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default(); // nothing else installs one this early
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     let invocation = Invocation { config_file: line.config, environment, json: line.json };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime();
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(dispatch(&invocation, line.command));
@@ -101,10 +107,20 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// At least two workers, also on one core: when a handler blocks one, the supervisor needs the other.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        builder.worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)));
+    }
+    builder.enable_all().build()
+}
+
 async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> {
     match command {
         Command::Run(arguments) => run::run(invocation, arguments).await,
         Command::Check => check::run(invocation).await,
+        Command::Actor(command) => actor::run(invocation, command).await,
         Command::Task(command) => task::run(invocation, command).await,
         Command::Backup(command) => backup::run(invocation, command).await,
         Command::Status => status::run(invocation).await,
@@ -137,6 +153,9 @@ mod tests {
         for fine in ["task run payout_recon", "task list", "task next heartbeat -n 3", "backup run", "backup verify 2026-01-31", "status"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
+        for fine in ["actor list", "actor release slo", "actor drill slo", "actor drill slo --kind hang"] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
@@ -155,7 +174,15 @@ mod tests {
         {
             assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
         }
-        for wrong in ["", "nonsense", "backup restore 2026-01-31", "keys create ci", "keys create ci --scope root", "task run"] {
+        for wrong in [
+            "",
+            "nonsense",
+            "backup restore 2026-01-31",
+            "keys create ci",
+            "keys create ci --scope root",
+            "task run",
+            "actor drill slo --kind melt",
+        ] {
             assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
         }
     }

@@ -20,7 +20,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     Invocation,
     exit::Outcome,
+    guard::Guard,
     output::{Progress, say},
+    systemd,
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
@@ -50,6 +52,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: Arguments) -> Result
         let _ = std::fs::remove_file(path); // one that is left over would speak for a daemon that is gone
     }
     logging::start(&config)?;
+    let _guard = Guard::start(tokio::runtime::Handle::current(), systemd::time_to_heal(&config.supervisor))?;
     let daemon = tokio::select! {
         started = Daemon::start(config, &invocation.environment, Mode::Serve, Clock::default()) => started?,
         () = signals.next() => return Ok(Outcome::Fine),
@@ -57,8 +60,9 @@ pub(crate) async fn run(invocation: &Invocation, arguments: Arguments) -> Result
     let ended = tokio::select! {
         ended = serve(&daemon, &arguments) => ended,
         () = signals.next() => Ok(Outcome::Fine),
+        () = systemd::feed(&daemon.env) => Ok(Outcome::Fine), // it never ends
     };
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]); // not under systemd: nobody to tell
+    systemd::stopping(daemon.stop_limit());
     if let Some(path) = &arguments.ready_file {
         let _ = std::fs::remove_file(path); // never written or already gone is fine
     }
@@ -81,7 +85,7 @@ async fn serve(daemon: &Daemon, arguments: &Arguments) -> Result<Outcome> {
         let line = format!("{line}\n");
         blocking(move || files::replace(&path, line.as_bytes(), files::MODE_REPORT)).await?;
     }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
+    systemd::ready();
     say(block(&daemon.env, story.as_deref()));
     let why = daemon.fatal().await;
     eprintln!("echopilot: {why}; stopping");

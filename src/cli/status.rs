@@ -4,9 +4,8 @@ use echopilot_actors::error::Result;
 use serde_json::json;
 
 use super::{
-    Invocation, door,
+    Invocation, actor, door,
     exit::Outcome,
-    output::{state, table, text},
     task::{self, members},
 };
 
@@ -19,25 +18,8 @@ pub(crate) async fn run(invocation: &Invocation) -> Result<Outcome> {
     };
     let tree = client.get("/api/supervisor/status").await?;
     let tasks = client.get("/api/tasks").await?;
-    let up = members(&tree, "tree").all(|child| child["state"] == "running");
+    let up = members(&tree, "tree").all(|child| child["state"] == "running" || child["state"] == "finished");
     let answer = json!({"ok": up, "running": true, "tree": tree["tree"], "tasks": tasks["tasks"]});
-    invocation.print(&answer, || {
-        let rows: Vec<Vec<String>> = members(&tree, "tree")
-            .map(|c| {
-                vec![
-                    text(c, "name"),
-                    state(&text(c, "state")),
-                    text(c, "restarts"),
-                    text(c, "uptime_s"),
-                    first_line(&text(c, "last_failure")),
-                ]
-            })
-            .collect();
-        format!("{}\n\n{}", table(&["PART", "STATE", "RESTARTS", "UP (S)", "LAST FAILURE"], &rows), task::list(&tasks))
-    });
+    invocation.print(&answer, || format!("{}\n\n{}", actor::tree(&tree), task::list(&tasks)));
     Ok(Outcome::of(up))
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(80).collect()
 }

@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use echopilot_actors::{
+    domain::schedule::Schedule,
     env::{Clock, rfc3339},
     error::{Error, Result},
     tasks,
@@ -33,10 +34,20 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
         limit: u32,
     },
-    /// Show when a task is due next (UTC).
+    /// Show when a task, or a schedule that is only being tried out, is due next (UTC; with a zone also its local time).
     Next {
         /// The task's name, as in `task list`.
-        name: String,
+        #[arg(required_unless_present = "cron", conflicts_with = "cron")]
+        name: Option<String>,
+        /// Instead of a task: a cron expression, or any schedule as in docs/schedules.md.
+        #[arg(long, value_name = "SCHEDULE")]
+        cron: Option<String>,
+        /// Whose clock the expression is read on, such as Europe/Berlin; UTC without it.
+        #[arg(long, conflicts_with = "name")]
+        zone: Option<String>,
+        /// Later than this instant (RFC 3339) instead of now.
+        #[arg(long, value_name = "INSTANT")]
+        after: Option<DateTime<Utc>>,
         /// How many times.
         #[arg(short, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
         n: u16,
@@ -102,12 +113,11 @@ impl Command {
         match self {
             Self::Run { name }
             | Self::History { name, .. }
-            | Self::Next { name, .. }
             | Self::Show { name, .. }
             | Self::Pause { name, .. }
             | Self::Resume { name }
             | Self::Backfill { name, .. } => Some(name),
-            Self::List | Self::Cancel { .. } | Self::Level { .. } => None,
+            Self::List | Self::Next { .. } | Self::Cancel { .. } | Self::Level { .. } => None,
         }
     }
 }
@@ -135,8 +145,17 @@ fn future(text: &str) -> std::result::Result<DateTime<Utc>, String> {
 }
 
 pub(crate) async fn run(invocation: &Invocation, command: Command) -> Result<Outcome> {
-    if let Command::Next { name, n } = &command {
-        return next(invocation, name, *n);
+    if let Command::Next { name, cron, zone, after, n } = &command {
+        let after = after.unwrap_or_else(|| Clock::default().now());
+        match (name, cron) {
+            (Some(name), _) => next(invocation, "task", name, &scheduled(name)?, after, *n),
+            (None, cron) => {
+                let schedule = Schedule::parse(cron.as_deref().unwrap_or_default(), zone.as_deref());
+                let schedule = schedule.map_err(|why| Error::invalid("schedule", why))?;
+                next(invocation, "schedule", &schedule.describe(), &schedule, after, *n);
+            }
+        }
+        return Ok(Outcome::Fine);
     }
     if let Some(name) = command.name() {
         known(name)?;
@@ -281,17 +300,24 @@ fn percent(ratio: &Json) -> String {
 }
 
 /// The schedule is in the program: nobody needs to be asked.
-fn next(invocation: &Invocation, name: &str, n: u16) -> Result<Outcome> {
+fn scheduled(name: &str) -> Result<Schedule> {
     known(name)?;
-    let table = tasks::table();
-    let spec = table.iter().find(|t| t.name == name).filter(|t| t.work.is_some());
-    let spec = spec.ok_or_else(|| Error::conflict("planned", format!("{name} is planned and is not scheduled yet")))?;
-    let first = spec.schedule.next_after(Clock::default().now());
-    let slots = std::iter::successors(Some(first), |slot| Some(spec.schedule.next_after(*slot)));
-    let slots: Vec<String> = slots.take(n.into()).map(rfc3339).collect();
-    let answer = json!({"ok": true, "task": name, "count": slots.len(), "slots": slots});
-    invocation.print(&answer, || slots.join("\n"));
-    Ok(Outcome::Fine)
+    let spec = tasks::table().into_iter().find(|t| t.name == name && t.work.is_some());
+    spec.map(|t| t.schedule).ok_or_else(|| Error::conflict("planned", format!("{name} is planned and is not scheduled yet")))
+}
+
+/// The next `n` slots of what is called `name`.
+fn next(invocation: &Invocation, what: &str, name: &str, schedule: &Schedule, after: DateTime<Utc>, n: u16) {
+    let due = schedule.slots(after, DateTime::<Utc>::MAX_UTC, n.into());
+    let local: Vec<String> = due.iter().filter_map(|slot| schedule.local(*slot)).collect();
+    let slots: Vec<String> = due.into_iter().map(rfc3339).collect();
+    let mut answer = json!({"ok": true, what: name, "count": slots.len(), "slots": slots});
+    let mut lines = slots.clone();
+    if !local.is_empty() {
+        lines.iter_mut().zip(&local).for_each(|(line, local)| *line = format!("{line}  {local}"));
+        answer["local"] = local.into();
+    }
+    invocation.print(&answer, || lines.join("\n"));
 }
 
 /// The tasks as a table; also part of `status`.

@@ -148,21 +148,23 @@ export function showTasks(answer, run) {
   fill(more.querySelector("ul"), planned, () => planned.map((task) => el("li", {}, el("b", {}, task.name), el("small", {}, task.doc))));
 }
 
-const CHILD_TONES = { running: "ok", starting: "warn", restarting: "warn", quarantined: "bad", stopped: "bad" };
+const CHILD_TONES = { running: "ok", finished: "ok", starting: "warn", restarting: "warn", hung: "bad", quarantined: "bad", failed: "bad", stopped: "bad" };
 
 export function showSupervisor(answer) {
   const section = byId("supervisor");
   const children = answer.tree ?? [];
-  const down = children.filter((child) => child.state !== "running");
+  const down = children.filter((child) => child.state !== "running" && child.state !== "finished");
   setPill(section, down.length ? `${down.length} not running` : "All running", down.length ? "bad" : "ok");
   // Uptime would change at every look; the start time says the same and `tick` keeps it true.
-  const data = children.map(({ uptime_s: _, mailbox_depth: __, ...child }) => child);
+  const moving = ["uptime_s", "mailbox_depth", "handled", "in_handler_ms", "handler_longest_ms", "handler_total_ms"];
+  const data = children.map((child) => Object.fromEntries(Object.entries(child).filter(([name]) => !moving.includes(name))));
   fill(body(section), data, () => [
     el("li.root", {}, el("div.row", {}, el("b", {}, "supervisor"), el("small", {}, `watches over ${count(children.length, "part")}`))),
     ...children.map((child) =>
       el("li", {},
         el("div.row", {}, el("b", {}, child.name), child.critical ? el("small", {}, "critical") : null, pill(words(child.state), CHILD_TONES[child.state] ?? "warn")),
         el("p", {}, child.started_at ? ["started ", time(child.started_at)] : "not started", ` · ${child.restarts ? count(child.restarts, "restart") : "never restarted"}`),
+        child.quarantined_until ? el("p.text-bad", {}, "put aside, tried again ", time(child.quarantined_until)) : null,
         child.last_failure ? el("p.text-bad", {}, `${child.last_failure} `, child.last_failure_at && toDate(child.last_failure_at) ? time(child.last_failure_at) : null) : null)),
   ]);
 }

@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod money;
 pub mod portal;
 pub mod reconcile;
+pub mod restart;
 pub mod schedule;
 pub mod signature;
 pub mod slo;

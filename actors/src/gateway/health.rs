@@ -9,7 +9,10 @@ use super::{
     Shell, respond,
     route::{Request, any_of, open},
 };
-use crate::error::{Code, Error, Result};
+use crate::{
+    env::Env,
+    error::{Code, Error, Result},
+};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -17,7 +20,7 @@ pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
     any_of([
         // The process lives.
         open(shell, Method::GET, "/healthz", alive),
-        // Every critical part and the store answer.
+        // Every critical part and the store answer; parts that are down without harm to the service are named.
         open(shell, Method::GET, "/readyz", ready),
     ])
 }
@@ -38,7 +41,7 @@ async fn ready(shell: Shell, _: Request) -> Result<Response> {
         Err(_) => return Err(slow("the store").with("part", "store")),
     }
     match tokio::time::timeout(PATIENCE, env.tree()?.probe_critical()).await {
-        Ok(Ok(())) => Ok(respond::json(&json!({"ok": true, "status": "ready"}))),
+        Ok(Ok(())) => serving(env).await,
         Ok(Err(error)) => {
             let part = error.message.split(':').next().unwrap_or_default().to_owned();
             let error = if error.code == Code::Unavailable { error } else { slow(&part) };
@@ -46,4 +49,17 @@ async fn ready(shell: Shell, _: Request) -> Result<Response> {
         }
         Err(_) => Err(slow("a critical part")),
     }
+}
+
+/// Ready; degraded while a part is down that serving does not need.
+async fn serving(env: &Env) -> Result<Response> {
+    let children = env.tree()?.status().await?;
+    let down: Vec<_> = children
+        .iter()
+        .filter_map(|c| Some(json!({"part": c.name, "state": c.state, "reason": c.down.as_ref()?, "until": c.quarantined_until})))
+        .collect();
+    if down.is_empty() {
+        return Ok(respond::json(&json!({"ok": true, "status": "ready"})));
+    }
+    Ok(respond::json(&json!({"ok": true, "status": "degraded", "degraded": down})))
 }

@@ -12,7 +12,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
-use serde_json::Value as Json;
 use tokio::sync::Mutex;
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 
@@ -158,6 +157,7 @@ async fn parts(board: &Board, env: &Env) -> Result<()> {
     let generation =
         board.gauges("echopilot_child_generation", "Which start of a supervised part this is; grows with every one.", &label)?;
     let depth = board.gauges("echopilot_child_mailbox_depth", "Messages that wait for a supervised part.", &label)?;
+    let handled = board.counters("echopilot_child_messages_handled_total", "Messages a part handled since its latest start.", &label)?;
     let now =
         board.fractions("echopilot_child_handler_seconds", "How long the message being handled has been so; 0 between two.", &label)?;
     let longest =
@@ -169,17 +169,10 @@ async fn parts(board: &Board, env: &Env) -> Result<()> {
         states.with_label_values(&[child.name, child.state]).set(1);
         restarts.with_label_values(&[child.name]).inc_by(child.restarts);
         generation.with_label_values(&[child.name]).set(i64::try_from(child.generation).unwrap_or(i64::MAX));
-        // By name: a supervisor that does not measure them leaves them out.
-        let measured = serde_json::to_value(child)?;
-        if let Some(waiting) = measured["mailbox_depth"].as_i64() {
-            depth.with_label_values(&[child.name]).set(waiting);
-        }
-        if let Some(ms) = measured.get("in_handler_ms") {
-            now.with_label_values(&[child.name]).set(seconds(ms));
-        }
-        if let Some(ms) = measured.get("handler_longest_ms") {
-            longest.with_label_values(&[child.name]).set(seconds(ms));
-        }
+        depth.with_label_values(&[child.name]).set(whole(child.mailbox_depth));
+        handled.with_label_values(&[child.name]).inc_by(child.handled);
+        now.with_label_values(&[child.name]).set(seconds(child.in_handler_ms.unwrap_or_default()));
+        longest.with_label_values(&[child.name]).set(seconds(child.handler_longest_ms));
     }
     Ok(())
 }
@@ -359,8 +352,8 @@ impl Counts {
     }
 }
 
-fn seconds(ms: &Json) -> f64 {
-    ms.as_f64().unwrap_or_default() / 1e3
+fn seconds(ms: u64) -> f64 {
+    Duration::from_millis(ms).as_secs_f64()
 }
 
 fn whole(n: usize) -> i64 {

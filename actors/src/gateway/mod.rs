@@ -131,7 +131,7 @@ impl Actor for Gateway {
 
     async fn handle(&self, _: ActorRef<Message>, message: Message, _: &mut State) -> Result<(), ActorProcessingErr> {
         let Message::Probe(probe, reply) = message;
-        actor::answer(probe, reply);
+        actor::answer(probe, reply).await;
         Ok(())
     }
 }

@@ -121,9 +121,10 @@ pub struct AttemptRow {
     pub ended_at: DateTime<Utc>,
 }
 
-/// What the claim decides, and whether a slot that was written off (`missed`, or folded into another run) begins after all: that
-/// happens when the clock had jumped ahead and was set back. A slot that ran is never claimed again.
-const CLAIM: &str = "INSERT INTO task_run (run_id, task, slot, cause, state, reason, asked_by, incarnation, started_at, lag_ms, attempts, holds)
+/// The claim decides, also anew about a slot that was written off (`missed`, or folded into another run): that happens when a clock
+/// had jumped ahead and was set back, or was wrong on another node. A slot that ran is never claimed again.
+const CLAIM: &str =
+    "INSERT INTO task_run (run_id, task, slot, cause, state, reason, asked_by, incarnation, started_at, lag_ms, attempts, holds)
     SELECT ?1, ?2, ?3, ?4,
       CASE v.verdict WHEN 'begin' THEN ?5 WHEN 'queued' THEN 'pending' WHEN 'catch_up' THEN 'pending' ELSE 'skipped' END,
       CASE v.verdict WHEN 'begin' THEN ?6 ELSE v.verdict END, ?7, ?8,
@@ -144,7 +145,7 @@ const CLAIM: &str = "INSERT INTO task_run (run_id, task, slot, cause, state, rea
     ON CONFLICT (task, slot) WHERE cause <> 'manual' DO UPDATE SET run_id = excluded.run_id, cause = excluded.cause, state = excluded.state,
       reason = excluded.reason, incarnation = excluded.incarnation, started_at = excluded.started_at, lag_ms = excluded.lag_ms,
       attempts = excluded.attempts, holds = excluded.holds
-      WHERE (task_run.state = 'missed' OR task_run.state = 'skipped' AND task_run.reason = 'catch_up') AND excluded.state IN ('running', 'pending')
+      WHERE task_run.state = 'missed' OR task_run.state = 'skipped' AND task_run.reason = 'catch_up'
     RETURNING state, reason";
 const INSERT: &str = "INSERT INTO task_run (run_id, task, slot, cause, state, reason, incarnation)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";

@@ -1,5 +1,5 @@
 //! production_alerts: checks the four systems of seed phase 69 (API health, database connectivity, job processing, system
-//! resources) and hands the checks to the alert actor, which decides what fires and resolves.
+//! resources) and the daemon's own parts, and hands the checks to the alert actor, which decides what fires and resolves.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     alert,
     domain::{
-        alert_rule::{Api, Check, Database, Jobs, Resources, Thresholds, api_health, database, jobs, resources},
+        alert_rule::{Api, Check, Database, Jobs, Part, Resources, Thresholds, api_health, database, jobs, parts, resources},
         schedule::Schedule,
     },
     env::Env,
@@ -76,7 +76,16 @@ async fn measured(env: &Env) -> Vec<Check> {
         ),
         Err(error) => vec![unanswered("resources", "resources", &error.message)],
     });
+    checks.extend(match part_states(env).await {
+        Ok(states) => parts(&states),
+        Err(error) => vec![unanswered("parts", "parts", &error.message)],
+    });
     checks
+}
+
+async fn part_states(env: &Env) -> Result<Vec<Part>> {
+    let children = env.tree()?.status().await?;
+    Ok(children.into_iter().map(|c| Part { name: c.name, down: c.down }).collect())
 }
 
 async fn job_figures(env: &Env) -> Result<Jobs> {

@@ -65,7 +65,7 @@ pub(super) async fn take_up(desk: &Desk) -> Result<TakenUp> {
     let mut marks = Vec::new();
     for (index, spec) in desk.table.iter().enumerate().filter(|(_, s)| s.work.is_some()) {
         let mark = if let Some(mark) = known.get(spec.name) {
-            *mark
+            usable(*mark, now)
         } else {
             store.close_slots(spec.name, &[], now).await?; // never seen before: its slots begin now
             now
@@ -73,6 +73,13 @@ pub(super) async fn take_up(desk: &Desk) -> Result<TakenUp> {
         marks.push((index, mark));
     }
     Ok(TakenUp { marks, pauses: store.pauses(now).await? })
+}
+
+/// The mark to begin from: one that lies ahead of the clock was set by a clock that stood wrong, and is not waited for. Slots that come
+/// up again have their rows; only those that were written off begin.
+pub(super) fn usable(mark: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
+    let on_time = now - chrono::TimeDelta::seconds(ON_TIME_S);
+    if mark > now { on_time } else { mark }
 }
 
 /// Renews our lease, looks after the runs of processes that died, begins what waits and tells runs to end that somebody wants

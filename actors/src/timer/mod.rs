@@ -6,6 +6,12 @@ mod desk;
 mod lease;
 mod level;
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "small numbers, drawn below a bound"
+)]
 mod simulation;
 #[cfg(test)]
 mod tests;
@@ -38,8 +44,9 @@ use crate::{
 pub const NOUN: &str = "timer";
 /// A slot looked at within this time of being due is on time; later ones fall under the catch-up policy.
 const ON_TIME_S: i64 = 10;
-/// The wall clock is read again at least this often, because it may be set or the machine may sleep.
-const LOOK_AT_LEAST: Duration = Duration::from_secs(30);
+/// The wall clock is read again at least this often, because it may be set or the machine may sleep: well within `ON_TIME_S`, so that a
+/// slot that comes up after a jump is still on time when it is noticed.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(5);
 /// How soon it is tried again after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Tasks served in one round at most; the rest of a rush comes in the next.
@@ -326,7 +333,7 @@ impl Actor for Timer {
             Message::Cancel { run_id, asked_by, reply } => state.desk.apart(reply, async move |desk| desk.cancel(&run_id, &asked_by).await),
             Message::Backfill { backfill, reply } => state.desk.apart(reply, async move |desk| desk.backfill(backfill).await),
             Message::Level { since, reply } => state.desk.apart(reply, async move |desk| level::measure(&desk, since).await),
-            Message::Probe(probe, reply) => actor::answer(probe, reply),
+            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
             #[cfg(test)]
             Message::Quiet(reply) => state.waiting.push(reply),
         }

@@ -52,7 +52,7 @@ fn wrong_usage_is_2_and_help_names_every_command() {
     setup.cli(&["frobnicate"]).expect(2);
     setup.cli(&["task"]).expect(2);
     let help = setup.cli(&["--help"]);
-    for command in ["run", "check", "task", "backup", "portal-link", "status", "journal", "keys"] {
+    for command in ["run", "check", "actor", "task", "backup", "portal-link", "status", "journal", "keys"] {
         assert!(help.expect(0).lines().any(|line| line.trim_start().starts_with(command)), "{command} is in:\n{}", help.stdout);
     }
 }
@@ -152,6 +152,29 @@ fn slots_of_the_past_are_made_up_for_and_the_level_counts_them_with_and_without_
     assert!(ended.code.is_some_and(|code| code != 0) && ended.stderr.contains("has ended"), "{}", ended.stderr);
     let nobody = daemon.cli(&["task", "cancel", "run_none"]);
     assert!(nobody.code.is_some_and(|code| code != 0) && nobody.stderr.contains("no such run"), "{}", nobody.stderr);
+}
+
+#[test]
+fn a_schedule_can_be_tried_out_before_it_is_used() {
+    let setup = setup();
+    let night = ["task", "next", "--cron", "30 2 * * *", "--zone", "Europe/Berlin", "--after", "2026-03-27T12:00:00Z", "-n", "3"];
+    let answer = said(&setup, &night);
+    assert_eq!(answer["slots"], json!(["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]), "{answer}");
+    let local = json!(["2026-03-28T02:30:00+01:00", "2026-03-29T03:00:00+02:00", "2026-03-30T02:30:00+02:00"]);
+    assert_eq!((&answer["schedule"], &answer["local"]), (&json!("daily 02:30 Europe/Berlin"), &local), "{answer}");
+    let plain = setup.cli(&night);
+    assert!(plain.expect(0).contains("2026-03-29T01:00:00Z  2026-03-29T03:00:00+02:00"), "{}", plain.stdout);
+    let utc = said(&setup, &["task", "next", "--cron", "every 6 h", "--after", "2026-03-27T14:00:00+02:00", "-n", "1"]);
+    assert_eq!((&utc["slots"], &utc["local"]), (&json!(["2026-03-27T18:00:00Z"]), &Json::Null), "{utc}");
+    assert_eq!(said(&setup, &["task", "next", "heartbeat"])["count"], 5);
+
+    let wrong = setup.cli(&["task", "next", "--cron", "30 2 * * *", "--zone", "Europe/Berln"]);
+    assert!(wrong.code == Some(64) && wrong.stderr.contains("did you mean Europe/Berlin?"), "{wrong:?}");
+    for usage in
+        [&["task", "next"][..], &["task", "next", "heartbeat", "--cron", "* * * * *"], &["task", "next", "heartbeat", "--zone", "UTC"]]
+    {
+        setup.cli(usage).expect(2);
+    }
 }
 
 /// The member `ok` of a task's latest report.

@@ -5,9 +5,9 @@ use std::{future::Future, path::Path};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_actors::{
-    domain::ledger::Applied,
+    domain::{ledger::Applied, schedule::Overlap},
     error::Result,
-    store::{EventFilter, KeyRow, NewEvent, NewRun, RunEnd, Store, engine::Fact},
+    store::{Claim, EventFilter, KeyRow, NewEvent, NewRun, Place, RunEnd, Store, engine::Fact},
 };
 use serde_json::json;
 
@@ -64,14 +64,14 @@ fn key(name: &str, hash: u8) -> KeyRow {
 fn run(run_id: &str, slot: DateTime<Utc>, cause: &'static str) -> NewRun {
     NewRun {
         run_id: run_id.to_owned(),
-        task: "heartbeat",
+        task: "heartbeat".to_owned(),
         slot,
         cause,
         state: "running",
         reason: None,
         asked_by: None,
         incarnation: "inc_1".to_owned(),
-        started_at: Some(slot),
+        at: slot,
         lag_ms: Some(0),
     }
 }
@@ -144,37 +144,51 @@ fn a_bad_batch_among_good_ones_fails_alone() {
 }
 
 #[test]
-fn a_slot_is_claimed_by_one_and_manual_runs_do_not_compete_for_it() {
+fn a_slot_is_claimed_by_one_and_a_task_has_one_place() {
     for_every_engine(|open| async move {
         let store = open("a");
+        let place = Place::Now(Overlap::Skip);
         let claims: Vec<_> = (0..20)
             .map(|n| {
                 let store = store.clone();
-                tokio::spawn(async move { store.claim_run(&run(&format!("run_{n}"), at(60), "schedule"), fact("run")).await })
+                tokio::spawn(async move { store.claim_run(&run(&format!("run_{n}"), at(60), "schedule"), place, fact("run")).await })
             })
             .collect();
-        let mut claimed = 0;
-        for claim in claims {
-            claimed += i32::from(claim.await.expect("no panic").expect("an answer"));
+        let mut begun = Vec::new();
+        for (n, claim) in claims.into_iter().enumerate() {
+            match claim.await.expect("no panic").expect("an answer") {
+                Claim::Begun => begun.push(format!("run_{n}")),
+                claim => assert_eq!(claim, Claim::Taken),
+            }
         }
-        assert_eq!(claimed, 1);
-        assert!(!store.claim_run(&run("run_late", at(60), "catch_up"), fact("run")).await.expect("an answer"));
-        for n in 0..3 {
-            assert!(store.claim_run(&run(&format!("run_by_hand_{n}"), at(60), "manual"), fact("run")).await.expect("an answer"));
-        }
-        journal_has(&store, 4).await;
+        assert_eq!(begun.len(), 1);
+        let claim = async |run_id: &str, seconds, cause| {
+            store.claim_run(&run(run_id, at(seconds), cause), place, fact("run")).await.expect("an answer")
+        };
+        assert_eq!(claim("run_late", 60, "catch_up").await, Claim::Taken);
+        assert_eq!(claim("run_next", 120, "schedule").await, Claim::Overlap);
+        assert_eq!(claim("run_by_hand", 60, "manual").await, Claim::Taken, "the task's place is taken");
+        let end = RunEnd { state: "succeeded", ..end() };
+        assert!(store.end_run(&begun[0], "inc_1", &end, fact("run")).await.expect("an answer"));
+        assert_eq!(claim("run_by_hand", 60, "manual").await, Claim::Begun, "manual runs do not compete for a slot");
+        journal_has(&store, 4).await; // claimed, overlap, ended, by hand
         store.close().await.expect("closed");
     });
+}
+
+fn end() -> RunEnd {
+    RunEnd { state: "failed", reason: None, attempts: 1, began: None, ended_at: at(61), error: None, result: None, last_attempt: None }
 }
 
 #[test]
 fn a_run_ends_once_and_an_event_is_applied_once() {
     for_every_engine(|open| async move {
         let store = open("a");
-        store.claim_run(&run("run_1", at(60), "schedule"), fact("run_1")).await.expect("claimed");
-        let end = |state| RunEnd { state, reason: None, attempts: 1, ended_at: at(61), error: None, result: None };
-        assert!(store.end_run("run_1", &end("succeeded"), fact("run_1")).await.expect("an answer"));
-        assert!(!store.end_run("run_1", &end("failed"), fact("run_1")).await.expect("an answer"), "a late end changes nothing");
+        store.claim_run(&run("run_1", at(60), "schedule"), Place::Now(Overlap::Skip), fact("run_1")).await.expect("claimed");
+        let of_another = store.end_run("run_1", "inc_2", &end(), fact("run_1")).await.expect("an answer");
+        assert!(!of_another, "it is not held under that lease");
+        assert!(store.end_run("run_1", "inc_1", &RunEnd { state: "succeeded", ..end() }, fact("run_1")).await.expect("an answer"));
+        assert!(!store.end_run("run_1", "inc_1", &end(), fact("run_1")).await.expect("an answer"), "a late end changes nothing");
         journal_has(&store, 2).await;
 
         store.insert_event(event("evt_1"), fact("evt_1")).await.expect("stored");

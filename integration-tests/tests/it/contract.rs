@@ -164,7 +164,8 @@ fn the_product_endpoints_of_this_issue_answer() {
     for name in ["timer", "ingest", "recon", "slo", "alert", "backup", "insight", "gateway", "sandbox"] {
         let child = children.iter().find(|c| c["name"] == name).unwrap_or_else(|| panic!("{name} is a part: {status}"));
         assert_eq!(child["state"], "running", "{child}");
-        typed(child, &[("restarts", "i"), ("last_failure", "s0"), ("uptime_s", "i")]);
+        typed(child, &[("generation", "i"), ("restarts", "i"), ("last_failure", "s0"), ("uptime_s", "i"), ("mailbox_depth", "i")]);
+        typed(child, &[("handled", "i"), ("handler_longest_ms", "i"), ("handler_total_ms", "i"), ("restart", "s"), ("down", "s0")]);
     }
     let run = daemon.run_task("heartbeat");
     typed(
@@ -207,7 +208,7 @@ fn without_a_key_or_with_a_wrong_one_everything_below_api_is_401() {
     assert_eq!(daemon.request("GET", "/healthz", &[], b"").status, 200);
 }
 
-const ENDPOINTS: [(&str, &str); 24] = [
+const ENDPOINTS: [(&str, &str); 25] = [
     ("GET", "/api/payments/webhooks"),
     ("POST", "/api/payments/create-invoice"),
     ("POST", "/api/payments/refund-last"),
@@ -228,6 +229,7 @@ const ENDPOINTS: [(&str, &str); 24] = [
     ("GET", "/api/schedule/level"),
     ("GET", "/api/supervisor/status"),
     ("POST", "/api/supervisor/slo/drill"),
+    ("POST", "/api/supervisor/slo/release"),
     ("GET", "/api/backups"),
     ("GET", "/api/recon/payouts"),
     ("GET", "/api/recon/exceptions"),

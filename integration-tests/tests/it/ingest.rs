@@ -1,19 +1,14 @@
 //! The way of a webhook into the ledger: which deliveries are accepted, what is stored, what order does to state, and what is left
-//! after the process is killed in the middle of it.
+//! after a crash (kills under load are in `chaos.rs`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::TcpStream,
     process::Stdio,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
 };
 
-use integration_tests::{LONG, SHORT, TestDaemon, WEBHOOK_SECRET, now_unix, peer, python, signed, until, v1};
+use integration_tests::{SHORT, TestDaemon, WEBHOOK_SECRET, now_unix, peer, python, signed, v1};
 use serde_json::{Value as Json, json};
 
 use crate::setup;
@@ -256,87 +251,4 @@ fn what_was_acknowledged_but_not_processed_is_picked_up_after_a_crash() {
     daemon.settle();
     assert_eq!(daemon.setup().count("SELECT COUNT(*) FROM webhook_event WHERE status = 'processed'"), 50);
     assert_eq!(daemon.setup().count("SELECT COUNT(*) FROM ledger"), 50, "each exactly once");
-}
-
-/// What the deliverers were told.
-#[derive(Default)]
-struct Acknowledged {
-    /// Event id to its charge.
-    events: Mutex<BTreeMap<String, String>>,
-    sent: AtomicU64,
-}
-
-/// Delivers events from four threads until told to stop; keeps the ids that were answered 200. A failure of the connection is
-/// what happens when the other side is killed; its event is not acknowledged.
-fn deliver_until(daemon: &TestDaemon, stop: &Arc<AtomicBool>, kept: &Arc<Acknowledged>, round: u32) -> Vec<std::thread::JoinHandle<()>> {
-    (0..4)
-        .map(|thread| {
-            let (address, stop, kept) = (daemon.address().to_owned(), stop.clone(), kept.clone());
-            std::thread::spawn(move || {
-                let mut n = 0_u32;
-                while !stop.load(Ordering::Relaxed) && n < 5000 {
-                    n += 1;
-                    let (id, charge) = (format!("evt_{round}_{thread}_{n}"), format!("ch_{round}_{thread}_{n}"));
-                    kept.sent.fetch_add(1, Ordering::Relaxed);
-                    if raw_delivery(&address, &charge_event(&id, &charge, 1)) == Some(200) {
-                        kept.events.lock().expect("no thread panics with it").insert(id, charge);
-                    }
-                }
-            })
-        })
-        .collect()
-}
-
-/// One delivery on a connection of its own; the status, or nothing if the connection failed.
-fn raw_delivery(address: &str, event: &Json) -> Option<u16> {
-    let body = event.to_string();
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(SHORT)).ok()?;
-    let head = format!(
-        "POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\nStripe-Signature: {}\r\n\r\n",
-        body.len(),
-        signed(WEBHOOK_SECRET, body.as_bytes())
-    );
-    stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.get(9..12)?.parse().ok()
-}
-
-#[test]
-fn ten_kills_in_the_middle_of_ingest_lose_and_double_nothing_that_was_acknowledged() {
-    let kept = Arc::new(Acknowledged::default());
-    let mut daemon = setup().start();
-    for round in 0..10_u32 {
-        let stop = Arc::new(AtomicBool::new(false));
-        let before = kept.events.lock().expect("no thread panics with it").len();
-        let threads = deliver_until(&daemon, &stop, &kept, round);
-        // Each round dies at another moment of the load.
-        let enough = before + 20 + 13 * round as usize;
-        until("some deliveries to be acknowledged", LONG, || (kept.events.lock().ok()?.len() >= enough).then_some(()));
-        let setup = daemon.kill9();
-        stop.store(true, Ordering::Relaxed);
-        for thread in threads {
-            thread.join().expect("a deliverer does not panic");
-        }
-        daemon = setup.start();
-    }
-    daemon.settle();
-    let acknowledged = kept.events.lock().expect("no thread panics with it").clone();
-    assert!(acknowledged.len() >= 200, "{} of {} were acknowledged", acknowledged.len(), kept.sent.load(Ordering::Relaxed));
-    let stored = daemon.setup().column("SELECT event_id FROM webhook_event");
-    let unique: BTreeSet<_> = stored.iter().collect();
-    assert_eq!(stored.len(), unique.len(), "no event is stored twice");
-    let lost: Vec<_> = acknowledged.keys().filter(|id| !unique.contains(id)).collect();
-    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-    let booked = daemon.setup().column("SELECT source FROM ledger");
-    let once: BTreeSet<_> = booked.iter().collect();
-    assert_eq!(booked.len(), once.len(), "no charge is booked twice");
-    assert!(acknowledged.values().all(|charge| once.contains(charge)), "every acknowledged charge is booked");
-    assert_eq!(booked.len(), stored.len(), "and so is every stored one");
-    daemon.cli(&["journal", "verify"]).expect(0);
-    let start = Instant::now();
-    let setup = daemon.stop();
-    assert!(start.elapsed() < Duration::from_secs(15));
-    setup.cli(&["journal", "verify"]).expect(0);
 }

@@ -1,9 +1,11 @@
 //! One test binary, a file per theme. Every test starts the real program and looks at it from outside.
 
 mod browser;
+mod chaos;
 mod cli;
 mod conformance;
 mod contract;
+mod cron;
 mod demo;
 mod faults;
 mod ingest;
@@ -13,6 +15,8 @@ mod restore;
 mod schedule;
 mod sdk;
 mod story;
+mod supervision;
+mod systemd;
 
 use integration_tests::Setup;
 

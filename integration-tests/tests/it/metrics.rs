@@ -1,6 +1,8 @@
 //! `/metrics`, read as strictly as Prometheus reads it: the text format, the conventions of names and units, counters that only grow,
 //! and figures that agree with the other endpoints.
 
+#![expect(clippy::float_cmp, reason = "the figures are counts, or what another endpoint wrote")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -71,7 +73,7 @@ fn parse(text: &str) -> Families {
             let (name, kind) = rest.split_once(' ').unwrap_or_else(|| panic!("a type: {line}"));
             assert_eq!(help.as_deref(), Some(name), "help comes before type");
             assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
-            current = name.to_owned();
+            name.clone_into(&mut current);
             let family = Family { kind: kind.to_owned(), samples: BTreeMap::new() };
             assert!(families.insert(current.clone(), family).is_none(), "{name} is one block");
         } else {
@@ -212,6 +214,9 @@ fn metrics_are_strict_text_and_agree_with_the_other_endpoints() {
         let label = ("child", child["name"].as_str().expect("a name"));
         assert_eq!(value(&after, "echopilot_child_restarts_total", &[label]), number(&child["restarts"]), "{child}");
         assert_eq!(value(&after, "echopilot_child_generation", &[label]), number(&child["generation"]), "{child}");
+        assert!(value(&after, "echopilot_child_handler_longest_seconds", &[label]) >= 0.0);
+        assert!(value(&after, "echopilot_child_mailbox_depth", &[label]) < 100.0);
+        assert!(number(&child["handled"]) >= value(&after, "echopilot_child_messages_handled_total", &[label]), "{child}");
         assert_eq!(value(&after, "echopilot_child_state", &[label, ("state", "running")]), 1.0, "{child}");
         let states = &after["echopilot_child_state"].samples;
         assert_eq!(states.iter().filter(|((_, l), v)| l["child"] == label.1 && **v == 1.0).count(), 1, "one state at a time");

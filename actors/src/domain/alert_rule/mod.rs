@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 pub use anomaly::{WARM_UP, anomaly};
-pub use rules::{Api, Database, Jobs, Resources, Thresholds, api_health, database, jobs, resources};
+pub use rules::{Api, Database, Jobs, Part, Resources, Thresholds, api_health, database, jobs, parts, resources};
 
 /// How many of the last checks are remembered for flap detection (Nagios uses as many).
 const REMEMBERED: u32 = 21;
@@ -42,7 +42,7 @@ impl Severity {
 pub struct Check {
     /// The rule's name, the alert's `alertname`: `api_errors`, `disk`, ...
     pub name: String,
-    /// `api`, `database`, `jobs` or `resources` (seed phase 69), or the family of another rule.
+    /// `api`, `database`, `jobs` or `resources` (seed phase 69), `parts` (of the daemon), or the family of another rule.
     pub system: &'static str,
     /// `None`: there was nothing to measure; that neither raises nor resolves anything.
     pub ok: Option<bool>,

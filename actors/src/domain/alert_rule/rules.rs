@@ -198,6 +198,28 @@ pub fn resources(resources: &Resources, limits: &Thresholds) -> Vec<Check> {
     ]
 }
 
+/// One part of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub name: &'static str,
+    /// Why it stays down; `None` while it runs, and during a restart.
+    pub down: Option<String>,
+}
+
+/// The parts of the daemon, a check for each: each fires, is told and resolves on its own, also while another is down already.
+pub fn parts(parts: &[Part]) -> Vec<Check> {
+    let rule = Rule("parts");
+    let check = |part: &Part| Check {
+        ok: Some(part.down.is_none()),
+        severity: Severity::Critical,
+        value: Some(if part.down.is_some() { "down" } else { "up" }.to_owned()),
+        threshold: "up".into(),
+        reason: part.down.as_ref().map_or_else(|| format!("{} is up", part.name), |why| format!("{} is {why}", part.name)),
+        ..rule.check(&format!("part_{}", part.name))
+    };
+    parts.iter().map(check).collect()
+}
+
 /// Makes the checks of one system.
 struct Rule(&'static str);
 
@@ -243,6 +265,15 @@ mod tests {
 
     fn api(api: Api, name: &str) -> (Option<bool>, Severity) {
         named(&api_health(&api, &Thresholds::default()), name)
+    }
+
+    #[test]
+    fn every_part_has_a_check_of_its_own() {
+        let up = Part { name: "slo", down: None };
+        let checks = parts(&[up, Part { name: "recon", down: Some("put aside".into()) }]);
+        assert_eq!(named(&checks, "part_slo"), (Some(true), Critical));
+        assert_eq!(named(&checks, "part_recon"), (Some(false), Critical));
+        assert_eq!((checks[1].system, checks[1].reason.as_str()), ("parts", "recon is put aside"));
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub use jitter::jitter;
 pub use plan::{CatchUp, DEFAULT_CHUNK, Plan, plan, plan_chunk};
 pub use policy::{Orphan, Overlap, Policy};
 
+/// The version of the time zone database that is compiled in, such as `2025b`.
+pub const TIME_ZONE_DATABASE: &str = chrono_tz::IANA_TZDB_VERSION;
+
 /// When a task is due. Slots are whole seconds in UTC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schedule {

@@ -34,6 +34,9 @@ async fn keys_open_what_their_scope_allows_until_they_end() {
         ("operate", Method::POST, "/api/payments/create-invoice", 422),
         ("operate", Method::POST, "/api/payments/refund-last", 403),
         ("operate", Method::POST, "/api/supervisor/slo/drill", 403),
+        ("read", Method::POST, "/api/supervisor/slo/release", 403),
+        ("operate", Method::POST, "/api/supervisor/slo/release", 409),
+        ("operate", Method::POST, "/api/supervisor/nobody/release", 404),
         ("admin", Method::GET, "/api/keys", 200),
     ] {
         assert_eq!(with(keys[scope].0.clone(), method, path).await, expected, "{scope} {path}");
