@@ -11,6 +11,7 @@ use echopilot_actors::{
     error::{Context as _, Error, Result},
     logging,
     operations::{keys, portal_link},
+    store::Pause,
     tasks,
     timer::{self, Backfill},
 };
@@ -69,7 +70,12 @@ impl Door {
     pub(crate) async fn tasks(&self) -> Result<Json> {
         match self {
             Self::Daemon(client) => client.get("/api/tasks").await,
-            Self::Here(daemon) => timer::overview(&daemon.env).await,
+            Self::Here(daemon) => {
+                let mut all = timer::overview(&daemon.env).await?;
+                let pauses = daemon.env.store().pauses(daemon.env.now()).await?;
+                show_pauses(&mut all, &pauses);
+                Ok(all)
+            }
         }
     }
 
@@ -115,8 +121,8 @@ impl Door {
     pub(crate) async fn task(&self, name: &str) -> Result<Json> {
         match self {
             Self::Daemon(client) => client.get(&format!("/api/tasks/{}", segment(name))).await,
-            Self::Here(daemon) => {
-                let all = timer::overview(&daemon.env).await?;
+            Self::Here(_) => {
+                let all = self.tasks().await?;
                 let found = all["tasks"].as_array().into_iter().flatten().find(|t| t["name"] == name);
                 found.cloned().ok_or_else(|| Error::not_found(format!("there is no task called {name}")))
             }
@@ -243,6 +249,19 @@ impl Door {
         match self {
             Self::Daemon(client) => client.post(&format!("/api/keys/{}/revoke", segment(id)), None).await,
             Self::Here(daemon) => keys::revoke(&daemon.env, id, ASKED_BY).await,
+        }
+    }
+}
+
+/// A timer that has just begun has not read yet what is paused.
+fn show_pauses(overview: &mut Json, pauses: &[Pause]) {
+    for task in overview["tasks"].as_array_mut().into_iter().flatten() {
+        if let Some(pause) = pauses.iter().find(|p| task["name"] == p.task.as_str()) {
+            let until = pause.until.map(rfc3339);
+            task["paused"] = json!({"at": rfc3339(pause.at), "by": pause.by, "why": pause.why, "until": until});
+            if task["state"] == "scheduled" {
+                task["state"] = "paused".into();
+            }
         }
     }
 }

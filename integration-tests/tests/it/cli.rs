@@ -1,7 +1,7 @@
 //! The command line: each command with a running daemon, which it asks, and without one, when it does the work itself under the same
 //! locks. `journal verify` names what somebody did to the database behind the program's back.
 
-use integration_tests::{Output, Setup, hmac_hex, json_lines, now_unix};
+use integration_tests::{Output, Setup, hmac_hex, json_lines, now_unix, yesterday};
 use serde_json::{Value as Json, json};
 
 use crate::{ingest::charge_event, setup};
@@ -120,7 +120,8 @@ fn a_task_is_paused_shown_and_resumed_with_and_without_a_daemon() {
 fn slots_of_the_past_are_made_up_for_and_the_level_counts_them_with_and_without_a_daemon() {
     let setup = setup();
     let backfill = |setup: &Setup, more: &[&str]| {
-        let mut arguments = vec!["task", "backfill", "heartbeat", "--from", "2026-03-01T00:00:30Z", "--to", "2026-03-01T00:03:00Z"];
+        let (from, to) = (yesterday(30), yesterday(180));
+        let mut arguments = vec!["task", "backfill", "heartbeat", "--from", &*from, "--to", &*to];
         arguments.extend(more);
         said(setup, &arguments)
     };

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration_tests::{Answer, SHORT, TestDaemon, until};
+use integration_tests::{Answer, SHORT, TestDaemon, until, yesterday};
 use serde_json::{Value as Json, json};
 
 use crate::setup;
@@ -155,7 +155,7 @@ fn number(json: &Json) -> f64 {
 #[test]
 fn metrics_are_strict_text_and_agree_with_the_other_endpoints() {
     let daemon = setup().drills().start();
-    let range = json!({"from": "2026-03-01T00:01:00Z", "to": "2026-03-01T00:05:00Z"});
+    let range = json!({"from": yesterday(60), "to": yesterday(300)});
     daemon.run_task("heartbeat");
     let (before, answer) = scrape(&daemon);
     assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
@@ -178,9 +178,7 @@ fn metrics_are_strict_text_and_agree_with_the_other_endpoints() {
     }
 
     // The whole ledger is of this process, so the window that holds all of it says the same.
-    let level = daemon.get("/api/schedule/level?hours=2160").ok();
-    let ages = "SELECT COUNT(*) FROM task_run WHERE cause <> 'manual' AND slot < (strftime('%s', 'now') - 2160 * 3600) * 1000000";
-    let hidden = daemon.setup().count(ages);
+    let level = daemon.get("/api/schedule/level?hours=48").ok();
     let one = |member: &str, task: &str| {
         let level = &level["tasks"][task][member];
         if level.is_null() { 0.0 } else { number(level) }
@@ -192,8 +190,7 @@ fn metrics_are_strict_text_and_agree_with_the_other_endpoints() {
     for task in &built {
         for (outcome, member) in [("on_time", "on_time"), ("late", "late"), ("missed", "missed")] {
             let counted = value(&after, "echopilot_task_slots_total", &[("task", task), ("outcome", outcome)]);
-            let older = if (*task, outcome) == ("heartbeat", "late") { hidden as f64 } else { 0.0 };
-            assert_eq!(counted, one(member, task) + older, "{task} {outcome}: {level}");
+            assert_eq!(counted, one(member, task), "{task} {outcome}: {level}");
         }
         let paused = value(&after, "echopilot_task_paused", &[("task", task)]);
         assert_eq!(paused, f64::from(u8::from(*task == "slo_guard")), "{task}");
