@@ -165,7 +165,7 @@ impl Door {
         }
     }
 
-    /// `{"slots","queued","kept","dry_run"}`.
+    /// `{"slots","queued","kept","dry_run"}`. A daemon runs them by and by; without one they have run when this answers.
     pub(crate) async fn backfill(
         &self,
         name: &str,
@@ -181,7 +181,12 @@ impl Door {
             }
             Self::Here(daemon) => {
                 let ask = Backfill { task: name.to_owned(), from, to, redo_failed, dry_run, asked_by: ASKED_BY.to_owned() };
-                Ok(with_ok(serde_json::to_value(timer::backfill(&daemon.env, ask).await?)?))
+                let done = timer::backfill(&daemon.env, ask).await?;
+                // The runs are ours: they would be cut off if this process ended now.
+                while !dry_run && daemon.env.store().open_runs().await?.iter().any(|run| run.task == name) {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Ok(with_ok(serde_json::to_value(done)?))
             }
         }
     }
@@ -253,16 +258,17 @@ impl Door {
     }
 }
 
-/// A timer that has just begun has not read yet what is paused.
+/// A timer that has just begun may not have read yet what is paused: the store knows.
 fn show_pauses(overview: &mut Json, pauses: &[Pause]) {
     for task in overview["tasks"].as_array_mut().into_iter().flatten() {
-        if let Some(pause) = pauses.iter().find(|p| task["name"] == p.task.as_str()) {
-            let until = pause.until.map(rfc3339);
-            task["paused"] = json!({"at": rfc3339(pause.at), "by": pause.by, "why": pause.why, "until": until});
-            if task["state"] == "scheduled" {
-                task["state"] = "paused".into();
-            }
+        let pause = pauses.iter().find(|p| task["name"] == p.task.as_str());
+        match task["state"].as_str() {
+            Some("scheduled") if pause.is_some() => task["state"] = "paused".into(),
+            Some("paused") if pause.is_none() => task["state"] = "scheduled".into(),
+            _ => {}
         }
+        let view = |p: &Pause| json!({"at": rfc3339(p.at), "by": p.by, "why": p.why, "until": p.until.map(rfc3339)});
+        task["paused"] = pause.map_or(Json::Null, view);
     }
 }
 

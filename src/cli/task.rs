@@ -268,12 +268,12 @@ fn pause_in_words(pause: &Json) -> String {
 
 fn backfilled(door: &Door, answer: &Json) -> String {
     let (slots, queued, kept) = (text(answer, "slots"), text(answer, "queued"), text(answer, "kept"));
-    let verb = if answer["dry_run"] == true { "would run" } else { "will run" };
-    let mut said = format!("{slots} slots in the range: {queued} {verb}, {kept} stay as they are.");
-    if matches!(door, Door::Here(_)) && answer["dry_run"] == false && answer["queued"] != 0 {
-        said.push_str(" They wait for the daemon.");
-    }
-    said
+    let verb = match door {
+        _ if answer["dry_run"] == true => "would run",
+        Door::Daemon(_) => "will run",
+        Door::Here(_) => "ran",
+    };
+    format!("{slots} slots in the range: {queued} {verb}, {kept} stay as they are.")
 }
 
 fn level(answer: &Json, hours: u16) -> String {

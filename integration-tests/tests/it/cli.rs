@@ -1,7 +1,7 @@
 //! The command line: each command with a running daemon, which it asks, and without one, when it does the work itself under the same
 //! locks. `journal verify` names what somebody did to the database behind the program's back.
 
-use integration_tests::{Output, Setup, hmac_hex, json_lines, now_unix, yesterday};
+use integration_tests::{Output, SHORT, Setup, hmac_hex, json_lines, now_unix, until, yesterday};
 use serde_json::{Value as Json, json};
 
 use crate::{ingest::charge_event, setup};
@@ -119,34 +119,38 @@ fn a_task_is_paused_shown_and_resumed_with_and_without_a_daemon() {
 #[test]
 fn slots_of_the_past_are_made_up_for_and_the_level_counts_them_with_and_without_a_daemon() {
     let setup = setup();
-    let backfill = |setup: &Setup, more: &[&str]| {
-        let (from, to) = (yesterday(30), yesterday(180));
+    let backfill = |setup: &Setup, from: i64, more: &[&str]| {
+        let (from, to) = (yesterday(from), yesterday(from + 150));
         let mut arguments = vec!["task", "backfill", "heartbeat", "--from", &*from, "--to", &*to];
         arguments.extend(more);
         said(setup, &arguments)
     };
-    let preview = backfill(&setup, &["--dry-run"]);
+    let made_up = |setup: &Setup| setup.count("SELECT COUNT(*) FROM task_run WHERE cause = 'backfill' AND state = 'succeeded'");
+    let preview = backfill(&setup, 30, &["--dry-run"]);
     assert_eq!((&preview["slots"], &preview["queued"], &preview["dry_run"]), (&json!(3), &json!(3), &json!(true)), "{preview}");
     assert_eq!(setup.count("SELECT COUNT(*) FROM task_run"), 0, "a dry run queues nothing");
-    assert_eq!(backfill(&setup, &[])["queued"], 3);
-    assert_eq!(setup.count("SELECT COUNT(*) FROM task_run WHERE cause = 'backfill'"), 3, "what has not run waits for the daemon");
+    assert_eq!(backfill(&setup, 30, &[])["queued"], 3);
+    assert_eq!(made_up(&setup), 3, "without a daemon they have run when the command ends");
     let wrong = setup.cli(&["task", "backfill", "heartbeat", "--from", "2026-03-02", "--to", "2026-03-01"]);
     assert!(wrong.code.is_some_and(|code| code != 0) && wrong.stderr.contains("from <= to"), "{}", wrong.stderr);
     setup.cli(&["task", "backfill", "heartbeat", "--from", "2026-03-02"]).expect(2);
-    assert_eq!(said(&setup, &["task", "level"])["status"], "NO_DATA");
+    assert_eq!(said(&setup, &["task", "level", "--hours", "1"])["status"], "NO_DATA");
 
     let daemon = setup.start();
-    integration_tests::until("the slots to be made up for", integration_tests::SHORT, || {
-        (daemon.setup().count("SELECT COUNT(*) FROM task_run WHERE cause = 'backfill' AND state = 'succeeded'") == 3).then_some(())
-    });
-    assert_eq!(backfill(daemon.setup(), &["--redo-failed"])["kept"], 3);
+    assert_eq!(backfill(daemon.setup(), 30, &["--redo-failed"])["kept"], 3);
+    assert_eq!(backfill(daemon.setup(), 630, &[])["queued"], 3);
+    until("the slots to be made up for", SHORT, || (made_up(daemon.setup()) == 6).then_some(()));
     let shown = said(daemon.setup(), &["task", "show", "heartbeat"]);
-    assert_eq!(list(&shown, "runs").len(), 3, "{shown}");
+    assert_eq!(list(&shown, "runs").len(), 5, "{shown}");
     assert!(list(&shown, "runs").iter().all(|run| run["failed_attempts"].is_array() && run["result"].is_object()), "{shown}");
-    let level = said(daemon.setup(), &["task", "level", "--hours", "48"]);
-    assert!(level["objective"].is_number() && level["total"]["due"].is_i64(), "{level}");
-    let text = daemon.cli(&["task", "level"]);
-    assert!(text.expect(0).contains("OBJECTIVE") || text.stdout.contains("NO_DATA"), "{}", text.stdout);
+    let level = daemon.cli(&["task", "level", "--hours", "48", "--json"]).json(1);
+    assert_eq!(
+        (&level["status"], &level["total"]["due"], &level["tasks"]["heartbeat"]["late"]),
+        (&json!("FAIL"), &json!(6), &json!(6)),
+        "{level}"
+    );
+    let text = daemon.cli(&["task", "level", "--hours", "48"]);
+    assert!(text.expect(1).contains("MISSED") && text.stdout.contains("FAIL of 99.00 % in 48 h"), "{}", text.stdout);
 
     let run_id = list(&shown, "runs")[0]["run_id"].as_str().expect("an id").to_owned();
     let ended = daemon.cli(&["task", "cancel", &run_id]);
