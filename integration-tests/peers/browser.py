@@ -271,6 +271,28 @@ class Run:
         expect(self.page.locator("#backfill-note")).to_contain_text("from <= to")
         expect(self.page.locator("#queue")).to_be_hidden()
 
+    def cancels_a_run_and_shows_its_failed_attempts(self):
+        # No real task runs for long or fails on demand: the answers are made up, the button's request is what is judged.
+        run = {"run_id": "run_x", "task": "heartbeat", "slot": "2026-03-01T00:00:00Z", "state": "running", "reason": None, "trigger": "schedule", "asked_by": None,
+               "attempts": 2, "started_at": "2026-03-01T00:00:00Z", "ended_at": None, "duration_ms": None, "lag_ms": 7, "error": None}
+        attempt = {"attempt": 1, "state": "failed", "error": "the <b>provider</b> is away", "retryable": True, "started_at": run["slot"], "ended_at": run["slot"]}
+        self.page.route("**/api/tasks/heartbeat/runs?*", lambda route: route.fulfill(json={"ok": True, "count": 1, "runs": [run], "next": None}))
+        self.page.route("**/api/runs/run_x", lambda route: route.fulfill(json={**run, "ok": True, "failed_attempts": [attempt], "result": None}))
+        self.page.route("**/api/runs/run_x/cancel", lambda route: route.fulfill(json={"ok": True, "run_id": "run_x", "state": "cancelling"}))
+        self.page.reload()
+        slot = "2026-03-01 00:00:00 UTC"
+        self.page.get_by_role("button", name=f"Details of the run of {slot}").click()
+        expect(self.page.locator("#runs tr.detail")).to_contain_text("the <b>provider</b> is away")
+        expect(self.page.locator("#runs tr.detail")).to_contain_text("tried again")
+        self.shot("task-attempts", full=False)
+        with self.page.expect_request("**/api/runs/run_x/cancel") as sent:
+            self.page.get_by_role("button", name=f"Cancel the run of {slot}").click()
+        assert sent.value.method == "POST"
+        expect(self.page.locator("#note")).to_contain_text("told to end")
+        self.page.unroute_all(behavior="ignoreErrors")
+        self.page.reload()
+        expect(self.page.locator("#runs tbody")).to_contain_text("Backfill")
+
     def shows_the_parts(self):
         self.page.get_by_role("navigation").get_by_role("link", name="Parts").click()
         expect(self.page.get_by_role("heading", name="Parts", exact=True)).to_be_visible()
@@ -402,7 +424,7 @@ class Run:
                   self.refunds_with_both_safeguards, self.says_that_a_second_refund_is_refused, self.backs_up_and_reconciles,
                   self.runs_a_task, self.looks_right_in_light_dark_and_on_a_phone, self.reaches_everything_by_keyboard_with_names,
                   self.shows_the_tasks, self.runs_a_task_from_the_table, self.pauses_and_resumes_a_task, self.shows_one_task_with_its_runs,
-                  self.makes_up_for_the_past_after_a_preview, self.shows_the_parts, self.releases_a_part_that_was_put_aside,
+                  self.makes_up_for_the_past_after_a_preview, self.cancels_a_run_and_shows_its_failed_attempts, self.shows_the_parts, self.releases_a_part_that_was_put_aside,
                   self.pages_look_right_in_light_dark_and_on_a_phone, self.says_when_the_daemon_does_not_answer, self.is_quiet,
                   self.signs_out, self.asks_for_the_key_on_every_page]
         if self.portal:

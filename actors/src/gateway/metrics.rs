@@ -218,9 +218,9 @@ struct Counts {
     /// By task: when the newest success ended, and how long the newest run took.
     last_success: HashMap<String, DateTime<Utc>>,
     last_duration: HashMap<String, TimeDelta>,
-    /// What ended before the process began was read.
-    has_past: bool,
     tasks: BTreeSet<&'static str>,
+    /// Those whose last success before the process began was read.
+    with_past: BTreeSet<&'static str>,
 }
 
 impl Counts {
@@ -246,8 +246,8 @@ impl Counts {
             open: HashMap::new(),
             last_success: HashMap::new(),
             last_duration: HashMap::new(),
-            has_past: false,
             tasks: BTreeSet::new(),
+            with_past: BTreeSet::new(),
         })
     }
 
@@ -265,12 +265,13 @@ impl Counts {
 
     /// Counts what has ended since the last time. Dropped half-way it goes on where it was.
     async fn read(&mut self, env: &Env) -> Result<()> {
-        if !self.has_past {
-            for (task, began, ended) in env.store().last_successes().await? {
-                self.note(&task, began, ended, true);
+        for task in self.tasks.difference(&self.with_past).copied().collect::<Vec<_>>() {
+            if let Some((began, ended)) = env.store().last_success(task).await? {
+                self.note(task, began, ended, true);
             }
-            self.has_past = true;
+            self.with_past.insert(task);
         }
+        let newest = env.store().newest_row().await?; // rows of others count for nothing, and are not looked at twice
         let (mut after, mut open, mut frontier) = (self.through, HashMap::new(), None);
         loop {
             let rows = env.store().outcomes(env.incarnation(), after, PAGE).await?;
@@ -287,7 +288,7 @@ impl Counts {
                 break;
             }
         }
-        self.through = frontier.unwrap_or(after);
+        self.through = frontier.unwrap_or(after.max(newest));
         self.counted = self.counted.split_off(&(self.through + 1));
         self.open = open;
         Ok(())

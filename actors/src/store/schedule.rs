@@ -162,12 +162,17 @@ impl Store {
         rows.iter().map(outcome).collect()
     }
 
-    /// Each task's newest success: (task, began, ended). Reads the whole ledger.
-    pub async fn last_successes(&self) -> Result<Vec<(String, Option<DateTime<Utc>>, Option<DateTime<Utc>>)>> {
-        let sql = "SELECT r.task, r.started_at, r.ended_at FROM task_run AS r
-            JOIN (SELECT MAX(n) AS n FROM task_run WHERE state = 'succeeded' GROUP BY task) AS newest ON newest.n = r.n";
-        let rows = self.engine.read(sql, vec![]).await?;
-        rows.iter().map(|r| Ok((r.text(0)?.to_owned(), r.opt_time(1)?, r.opt_time(2)?))).collect()
+    /// The newest row of the ledger.
+    pub async fn newest_row(&self) -> Result<i64> {
+        let rows = self.engine.read("SELECT COALESCE(MAX(n), 0) FROM task_run", vec![]).await?;
+        rows.first().map_or(Ok(0), |r| r.int(0))
+    }
+
+    /// When a task's newest success began and ended.
+    pub async fn last_success(&self, task: &str) -> Result<Option<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)>> {
+        let sql = "SELECT started_at, ended_at FROM task_run WHERE task = ?1 AND state = 'succeeded' ORDER BY n DESC LIMIT 1";
+        let rows = self.engine.read(sql, vec![task.into()]).await?;
+        rows.first().map(|r| Ok((r.opt_time(0)?, r.opt_time(1)?))).transpose()
     }
 
     /// Forgets runs whose slot is older than `rows_before` and results older than `results_before`, `limit` of each at most. The latest

@@ -17,6 +17,7 @@ mod sdk;
 mod story;
 mod supervision;
 mod systemd;
+mod tasks;
 
 use integration_tests::Setup;
 
