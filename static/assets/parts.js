@@ -28,7 +28,7 @@ function part(child) {
     known(child.last_recovery_us) && child.restarts > 0 && ["Last recovery took", milliseconds(child.last_recovery_us / 1000)],
     known(child.mailbox_depth) && ["Messages waiting", String(child.mailbox_depth)],
     known(child.handled) && ["Messages handled", String(child.handled)],
-    "in_handler_ms" in child && ["Handling one since", known(child.in_handler_ms) ? milliseconds(child.in_handler_ms) : "idle"],
+    "in_handler_ms" in child && ["Handling a message for", known(child.in_handler_ms) ? milliseconds(child.in_handler_ms) : "none now"],
     known(child.handler_longest_ms) && ["Longest message", milliseconds(child.handler_longest_ms)],
   ].filter(Boolean);
   const aside = child.state === "quarantined";
