@@ -4,7 +4,7 @@
 Usage: browser.py BASE_URL KEY OUT_DIR [PORTAL_URL]
 
 Signs in through the page, creates an invoice, pays it on the provider's payment page, looks at the webhooks, refunds the
-payment. Nothing may be reported on the console, nothing may break the content security policy, and no page of ours may ask
+payment, runs, pauses and resumes tasks, makes up for slots of the past, looks at the supervisor's parts. Nothing may be reported on the console, nothing may break the content security policy, and no page of ours may ask
 another host for anything. Screenshots go to OUT_DIR. Prints "N passed, M failed"; the exit code says the same.
 """
 import pathlib
@@ -202,6 +202,148 @@ class Run:
         self.page.get_by_role("button", name="Run heartbeat now").click()
         expect(self.page.locator("#tasks [data-note]")).to_contain_text("heartbeat succeeded", timeout=60_000)
 
+    def task_row(self, name):
+        return self.page.locator("#tasks tbody tr").filter(has=self.page.get_by_role("link", name=name, exact=True))
+
+    def shows_the_tasks(self):
+        self.page.get_by_role("navigation").get_by_role("link", name="Tasks").click()
+        expect(self.page.get_by_role("heading", name="Tasks", exact=True)).to_be_visible()
+        expect(self.page.get_by_role("navigation").get_by_role("link", name="Tasks")).to_have_attribute("aria-current", "page")
+        expect(self.task_row("heartbeat")).to_contain_text("Says that the daemon lives")
+        expect(self.task_row("heartbeat")).to_contain_text("Succeeded")
+        expect(self.task_row("daily_backup")).to_contain_text("after payment_recon_nightly")
+        for text in ("undefined", "NaN", "[object", "Loading"):
+            expect(self.page.locator("#main")).not_to_contain_text(text)
+        with self.page.expect_response("**/api/schedule/level?hours=168"):
+            self.page.get_by_role("button", name="7 d").click()
+        expect(self.page.get_by_role("button", name="7 d")).to_have_attribute("aria-pressed", "true")
+
+    def runs_a_task_from_the_table(self):
+        self.page.get_by_role("button", name="Run heartbeat now").click()
+        expect(self.page.locator("#note")).to_contain_text("heartbeat succeeded", timeout=60_000)
+
+    def pauses_and_resumes_a_task(self):
+        self.page.get_by_role("button", name="Pause slo_guard").click()
+        dialog = self.page.get_by_role("dialog", name="Pause slo_guard?")
+        expect(dialog).to_be_visible()
+        self.shot("pause-dialog", full=False)
+        self.page.get_by_role("button", name="Leave it as it is").click()
+        expect(dialog).to_be_hidden()
+        self.page.get_by_role("button", name="Pause slo_guard").click()
+        self.page.get_by_label("Until").select_option("24")
+        dialog.get_by_role("button", name="Pause").click()
+        expect(dialog).to_be_visible()  # it asks why
+        self.page.get_by_label("Reason").fill("A <b>move</b> of the provider")
+        dialog.get_by_role("button", name="Pause").click()
+        expect(dialog).to_be_hidden()
+        expect(self.task_row("slo_guard")).to_contain_text("A <b>move</b> of the provider")
+        expect(self.task_row("slo_guard")).to_contain_text("until")
+        self.page.get_by_role("button", name="Resume slo_guard").click()
+        expect(self.page.get_by_role("button", name="Pause slo_guard")).to_be_visible()
+        expect(self.page.locator("#note")).to_contain_text("slo_guard is scheduled again")
+
+    def shows_one_task_with_its_runs(self):
+        self.task_row("heartbeat").get_by_role("link", name="heartbeat").click()
+        expect(self.page.get_by_role("heading", name="heartbeat", exact=True)).to_be_visible()
+        expect(self.page.locator("#policy")).to_contain_text("no retry")
+        expect(self.page.locator("#runs tbody tr").first).to_contain_text("Succeeded")
+        self.page.get_by_role("button", name=re.compile("^Details of the run")).first.click()
+        detail = self.page.locator("#runs tr.detail")
+        expect(detail).to_contain_text('"run_id"')
+        expect(detail).to_contain_text("Asked for by")
+        self.page.get_by_label("Show").select_option("failed")
+        expect(self.page.locator("#runs tbody")).to_contain_text("No run in this state")
+        self.page.get_by_label("Show").select_option("")
+        expect(self.page.locator("#runs tbody tr").first).to_contain_text("Succeeded")
+
+    def makes_up_for_the_past_after_a_preview(self):
+        day = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 2 * 86_400))
+        self.page.get_by_label("From (UTC)").fill(f"{day}T00:01")
+        self.page.get_by_label("To (UTC)").fill(f"{day}T00:03")
+        self.page.get_by_role("button", name="Preview").click()
+        expect(self.page.locator("#backfill-note")).to_have_text("3 slots in the range: 3 would run, 0 stay as they are.")
+        self.page.get_by_role("button", name="Run 3 slots").click()
+        expect(self.page.locator("#backfill-note")).to_contain_text("3 slots queued")
+        expect(self.page.locator("#runs tbody")).to_contain_text("Backfill")
+        self.page.get_by_label("To (UTC)").fill(f"{day}T00:00")
+        self.session.expected_status.add(400)
+        self.page.get_by_role("button", name="Preview").click()
+        expect(self.page.locator("#backfill-note")).to_contain_text("from <= to")
+        expect(self.page.locator("#queue")).to_be_hidden()
+
+    def cancels_a_run_and_shows_its_failed_attempts(self):
+        # No real task runs for long or fails on demand: the answers are made up, the button's request is what is judged.
+        run = {"run_id": "run_x", "task": "heartbeat", "slot": "2026-03-01T00:00:00Z", "state": "running", "reason": None, "trigger": "schedule", "asked_by": None,
+               "attempts": 2, "started_at": "2026-03-01T00:00:00Z", "ended_at": None, "duration_ms": None, "lag_ms": 7, "error": None}
+        attempt = {"attempt": 1, "state": "failed", "error": "the <b>provider</b> is away", "retryable": True, "started_at": run["slot"], "ended_at": run["slot"]}
+        self.page.route("**/api/tasks/heartbeat/runs?*", lambda route: route.fulfill(json={"ok": True, "count": 1, "runs": [run], "next": None}))
+        self.page.route("**/api/runs/run_x", lambda route: route.fulfill(json={**run, "ok": True, "failed_attempts": [attempt], "result": None}))
+        self.page.route("**/api/runs/run_x/cancel", lambda route: route.fulfill(json={"ok": True, "run_id": "run_x", "state": "cancelling"}))
+        self.page.reload()
+        slot = "2026-03-01 00:00:00 UTC"
+        self.page.get_by_role("button", name=f"Details of the run of {slot}").click()
+        expect(self.page.locator("#runs tr.detail")).to_contain_text("the <b>provider</b> is away")
+        expect(self.page.locator("#runs tr.detail")).to_contain_text("tried again")
+        self.shot("task-attempts", full=False)
+        with self.page.expect_request("**/api/runs/run_x/cancel") as sent:
+            self.page.get_by_role("button", name=f"Cancel the run of {slot}").click()
+        assert sent.value.method == "POST"
+        expect(self.page.locator("#note")).to_contain_text("told to end")
+        self.page.unroute_all(behavior="ignoreErrors")
+        self.page.reload()
+        expect(self.page.locator("#runs tbody")).to_contain_text("Backfill")
+
+    def shows_the_parts(self):
+        self.page.get_by_role("navigation").get_by_role("link", name="Parts").click()
+        expect(self.page.get_by_role("heading", name="Parts", exact=True)).to_be_visible()
+        for part in ("timer", "gateway", "ingest"):
+            tile = self.page.locator(f'[data-part="{part}"]')
+            expect(tile).to_contain_text("Running")
+            expect(tile).to_contain_text("Generation")
+        for text in ("undefined", "NaN", "[object", "Loading"):
+            expect(self.page.locator("#main")).not_to_contain_text(text)
+
+    def releases_a_part_that_was_put_aside(self):
+        # Nothing breaks a part here: the answer is what the supervisor says of one, and the button's request is what is judged.
+        answer = self.page.evaluate("fetch('/api/supervisor/status').then(r => r.json())")
+        part = next(child for child in answer["tree"] if child["name"] == "slo")
+        part.update(state="quarantined", down="5 failures in 60 s", quarantined_until="2099-01-01T00:00:00Z", mailbox_depth=3, last_failure="it <i>broke</i>",
+                    last_failure_at="2026-03-01T00:00:00Z", in_handler_ms=None, handler_longest_ms=12)
+        self.page.route("**/api/supervisor/status", lambda route: route.fulfill(json=answer))
+        self.page.route("**/api/supervisor/slo/release", lambda route: route.fulfill(json={"ok": True, "child": "slo"}))
+        tile = self.page.locator('[data-part="slo"]')
+        for text in ("Put aside", "5 failures in 60 s", "it <i>broke</i>", "Messages waiting"):
+            expect(tile).to_contain_text(text)
+        self.shot("parts-put-aside", full=False)
+        with self.page.expect_request("**/api/supervisor/slo/release") as sent:
+            self.page.get_by_role("button", name="Release slo").click()
+        assert sent.value.method == "POST"
+        expect(self.page.locator("#note")).to_contain_text("slo is started again")
+        self.page.unroute_all(behavior="ignoreErrors")
+        expect(tile).to_contain_text("Running")
+
+    def pages_look_right_in_light_dark_and_on_a_phone(self):
+        for name, path in (("tasks", "/tasks"), ("task", "/tasks/heartbeat"), ("parts", "/parts")):
+            self.page.goto(self.base + path)
+            expect(self.page.locator("#health-text")).to_have_text("Healthy")
+            if name == "task":
+                self.page.get_by_role("button", name=re.compile("^Details of the run")).first.click()
+                expect(self.page.locator("#runs tr.detail")).to_be_visible()
+            for scheme, width in (("light", 1440), ("dark", 1440), ("light", 820), ("dark", 390), ("light", 360)):
+                self.page.emulate_media(color_scheme=scheme)
+                self.page.set_viewport_size({"width": width, "height": 900})
+                over = self.page.evaluate("""() => [document.documentElement, ...document.querySelectorAll('.panel, .tile')]
+                    .map(e => e.scrollWidth - e.clientWidth).reduce((a, b) => Math.max(a, b))""")
+                assert over <= 1, f"{path} is {over} px too wide at {width} px"
+                self.shot(f"{name}-{scheme}-{width}")
+            self.reaches_everything_by_keyboard_with_names()
+            self.page.set_viewport_size({"width": 1440, "height": 900})
+            self.page.emulate_media(color_scheme="light")
+        answer = self.page.request.get(self.base + "/tasks/no_such_task")
+        assert answer.status == 404, f"a task that is not there answers {answer.status}"
+        self.page.goto(self.base + "/")
+        expect(self.page.locator("#health-text")).to_have_text("Healthy")
+
     def looks_right_in_light_dark_and_on_a_phone(self):
         self.shot("dashboard-light")
         self.page.emulate_media(color_scheme="dark")
@@ -242,6 +384,11 @@ class Run:
         status = self.page.request.get(self.base + "/api/overview").status
         assert status == 401, f"signed out, yet /api/overview answers {status}"
 
+    def asks_for_the_key_on_every_page(self):
+        for path in ("/tasks", "/tasks/heartbeat", "/parts"):
+            self.page.goto(self.base + path)
+            expect(self.page.get_by_role("heading", name="Sign in")).to_be_visible()
+
     def shows_the_customer_their_invoices(self):
         visitor = Session(self.browser, self.base, java_script_enabled=False)
         answer = visitor.page.goto(self.portal)
@@ -276,7 +423,10 @@ class Run:
                   self.creates_an_invoice, self.pays_it_on_the_payment_page, self.shows_the_webhooks, self.asks_before_it_refunds,
                   self.refunds_with_both_safeguards, self.says_that_a_second_refund_is_refused, self.backs_up_and_reconciles,
                   self.runs_a_task, self.looks_right_in_light_dark_and_on_a_phone, self.reaches_everything_by_keyboard_with_names,
-                  self.says_when_the_daemon_does_not_answer, self.is_quiet, self.signs_out]
+                  self.shows_the_tasks, self.runs_a_task_from_the_table, self.pauses_and_resumes_a_task, self.shows_one_task_with_its_runs,
+                  self.makes_up_for_the_past_after_a_preview, self.cancels_a_run_and_shows_its_failed_attempts, self.shows_the_parts, self.releases_a_part_that_was_put_aside,
+                  self.pages_look_right_in_light_dark_and_on_a_phone, self.says_when_the_daemon_does_not_answer, self.is_quiet,
+                  self.signs_out, self.asks_for_the_key_on_every_page]
         if self.portal:
             checks += [self.shows_the_customer_their_invoices, self.refuses_a_changed_link_without_saying_why]
         for check in checks:

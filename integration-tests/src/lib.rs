@@ -38,6 +38,12 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
 }
 
+/// A full hour of yesterday and `seconds` after it, as RFC 3339: slots of the past that are not forgotten yet.
+pub fn yesterday(seconds: i64) -> String {
+    let at = (now_unix() - 86_400) / 3600 * 3600 + seconds;
+    chrono::DateTime::from_timestamp(at, 0).expect("a time").to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}
+
 /// Unix seconds, the machine's clock.
 pub fn now_unix() -> i64 {
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();

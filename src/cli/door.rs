@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_actors::{
     config::{Config, Environment},
     daemon::{self, Daemon, Mode},
@@ -10,7 +11,9 @@ use echopilot_actors::{
     error::{Context as _, Error, Result},
     logging,
     operations::{keys, portal_link},
-    tasks, timer,
+    store::Pause,
+    tasks,
+    timer::{self, Backfill},
 };
 use serde_json::{Value as Json, json};
 
@@ -67,7 +70,12 @@ impl Door {
     pub(crate) async fn tasks(&self) -> Result<Json> {
         match self {
             Self::Daemon(client) => client.get("/api/tasks").await,
-            Self::Here(daemon) => timer::overview(&daemon.env).await,
+            Self::Here(daemon) => {
+                let mut all = timer::overview(&daemon.env).await?;
+                let pauses = daemon.env.store().pauses(daemon.env.now()).await?;
+                show_pauses(&mut all, &pauses);
+                Ok(all)
+            }
         }
     }
 
@@ -81,10 +89,7 @@ impl Door {
             Self::Here(daemon) => timer::run_now(&daemon.env, task, ASKED_BY).await?,
         };
         loop {
-            let run = match self {
-                Self::Daemon(client) => client.get(&format!("/api/runs/{}", segment(&run_id))).await?,
-                Self::Here(daemon) => timer::whole_run(&daemon.env, &run_id).await?,
-            };
+            let run = self.run(&run_id).await?;
             if !matches!(run["state"].as_str(), Some("pending" | "running")) {
                 return Ok(run);
             }
@@ -100,6 +105,99 @@ impl Door {
                 known(task)?;
                 let rows = daemon.env.store().runs(task, None, 0, limit.into()).await?;
                 Ok(json!({"ok": true, "count": rows.len(), "runs": rows.iter().map(timer::run_view).collect::<Vec<_>>(), "next": null}))
+            }
+        }
+    }
+
+    /// A run with its failed attempts and its `result`.
+    pub(crate) async fn run(&self, run_id: &str) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.get(&format!("/api/runs/{}", segment(run_id))).await,
+            Self::Here(daemon) => timer::whole_run(&daemon.env, run_id).await,
+        }
+    }
+
+    /// A task with its policies, its pause and its `last_run`.
+    pub(crate) async fn task(&self, name: &str) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.get(&format!("/api/tasks/{}", segment(name))).await,
+            Self::Here(_) => {
+                let all = self.tasks().await?;
+                let found = all["tasks"].as_array().into_iter().flatten().find(|t| t["name"] == name);
+                found.cloned().ok_or_else(|| Error::not_found(format!("there is no task called {name}")))
+            }
+        }
+    }
+
+    /// The task as it is after it.
+    pub(crate) async fn pause(&self, name: &str, why: Option<&str>, until: Option<DateTime<Utc>>) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => {
+                let body = json!({"reason": why, "until": until.map(rfc3339)});
+                client.post(&format!("/api/tasks/{}/pause", segment(name)), Some(&body)).await
+            }
+            Self::Here(daemon) => {
+                timer::pause(&daemon.env, name, ASKED_BY, why.unwrap_or("by hand"), until).await?;
+                self.task(name).await
+            }
+        }
+    }
+
+    /// The task as it is after it.
+    pub(crate) async fn resume(&self, name: &str) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.post(&format!("/api/tasks/{}/resume", segment(name)), None).await,
+            Self::Here(daemon) => {
+                timer::resume(&daemon.env, name, ASKED_BY).await?;
+                self.task(name).await
+            }
+        }
+    }
+
+    /// `{"state":"cancelled|cancelling"}`.
+    pub(crate) async fn cancel(&self, run_id: &str) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.post(&format!("/api/runs/{}/cancel", segment(run_id)), None).await,
+            Self::Here(daemon) => {
+                let state = timer::cancel(&daemon.env, run_id, ASKED_BY).await?;
+                Ok(json!({"ok": true, "run_id": run_id, "state": state}))
+            }
+        }
+    }
+
+    /// `{"slots","queued","kept","dry_run"}`. A daemon runs them by and by; without one they have run when this answers.
+    pub(crate) async fn backfill(
+        &self,
+        name: &str,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+        redo_failed: bool,
+        dry_run: bool,
+    ) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => {
+                let body = json!({"from": rfc3339(from), "to": rfc3339(to), "redo_failed": redo_failed, "dry_run": dry_run});
+                client.post(&format!("/api/tasks/{}/backfill", segment(name)), Some(&body)).await
+            }
+            Self::Here(daemon) => {
+                let ask = Backfill { task: name.to_owned(), from, to, redo_failed, dry_run, asked_by: ASKED_BY.to_owned() };
+                let done = timer::backfill(&daemon.env, ask).await?;
+                // The runs are ours: they would be cut off if this process ended now.
+                while !dry_run && daemon.env.store().open_runs().await?.iter().any(|run| run.task == name) {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Ok(with_ok(serde_json::to_value(done)?))
+            }
+        }
+    }
+
+    /// The schedule's service level.
+    pub(crate) async fn level(&self, hours: u16) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.get(&format!("/api/schedule/level?hours={hours}")).await,
+            Self::Here(daemon) => {
+                let since = daemon.env.now() - TimeDelta::hours(hours.into());
+                Ok(with_ok(serde_json::to_value(timer::level(&daemon.env, since).await?)?))
             }
         }
     }
@@ -158,6 +256,25 @@ impl Door {
             Self::Here(daemon) => keys::revoke(&daemon.env, id, ASKED_BY).await,
         }
     }
+}
+
+/// A timer that has just begun may not have read yet what is paused: the store knows.
+fn show_pauses(overview: &mut Json, pauses: &[Pause]) {
+    for task in overview["tasks"].as_array_mut().into_iter().flatten() {
+        let pause = pauses.iter().find(|p| task["name"] == p.task.as_str());
+        match task["state"].as_str() {
+            Some("scheduled") if pause.is_some() => task["state"] = "paused".into(),
+            Some("paused") if pause.is_none() => task["state"] = "scheduled".into(),
+            _ => {}
+        }
+        let view = |p: &Pause| json!({"at": rfc3339(p.at), "by": p.by, "why": p.why, "until": p.until.map(rfc3339)});
+        task["paused"] = pause.map_or(Json::Null, view);
+    }
+}
+
+fn with_ok(mut answer: Json) -> Json {
+    answer["ok"] = true.into();
+    answer
 }
 
 /// Errors: `not_found` if the table has no such task.

@@ -50,7 +50,7 @@ enum Command {
     /// List the daemon's parts, release one that was put aside, break one on purpose.
     #[command(subcommand)]
     Actor(actor::Command),
-    /// List the scheduled tasks, run one now, see what ran.
+    /// List, run, pause, cancel and make up for the scheduled tasks; see what ran and how well the schedule is kept.
     #[command(subcommand)]
     Task(task::Command),
     /// Make, list, verify and restore archives.
@@ -161,6 +161,21 @@ mod tests {
         }
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in [
+            "task show heartbeat",
+            "task pause heartbeat --reason x --until 2h",
+            "task resume heartbeat",
+            "task cancel run_1",
+            "task level",
+        ] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        assert!(parse("echopilot task backfill heartbeat --from 2026-03-01 --to 2026-03-02T00:00:00Z --redo-failed --dry-run").is_ok());
+        for wrong in
+            ["task pause", "task pause heartbeat --until soon", "task backfill heartbeat --from 2026-03-01", "task level --hours 0"]
+        {
+            assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
         }
         for wrong in [
             "",

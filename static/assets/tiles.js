@@ -136,7 +136,7 @@ export function showTasks(answer, run) {
       button.addEventListener("click", () => run(task.name, button));
       const result = last ? [pill(words(last.state), RUN_TONES[last.state]), el("small", {}, time(last.ended_at ?? last.started_at ?? last.slot)), last.error ? el("small.text-bad.wrap-anywhere", {}, last.error) : null] : [el("span.muted", {}, "Not run yet")];
       return el("tr", {},
-        el("th", { scope: "row" }, task.name, el("small", {}, task.doc)),
+        el("th", { scope: "row" }, el("a", { href: `/tasks/${encodeURIComponent(task.name)}` }, task.name), el("small", {}, task.doc)),
         el("td.nowrap", { "data-label": "Schedule" }, task.schedule),
         el("td", { "data-label": "Last result" }, el("div.result", {}, result)),
         el("td.nowrap", { "data-label": "Next" }, task.state === "paused" ? "Paused" : time(task.next, "Not scheduled")),

@@ -11,6 +11,7 @@ mod insight;
 mod journal;
 mod keys;
 mod listener;
+mod metrics;
 /// Pages for people: the dashboard and the customer's page.
 pub mod pages;
 mod payments;
@@ -41,7 +42,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{net::TcpListener, task::AbortHandle};
 use warp::{filters::BoxedFilter, reply::Response};
 
-use self::{auth::Gate, listener::Door, payments::Rejected, route::any_of};
+use self::{auth::Gate, listener::Door, metrics::Metrics, payments::Rejected, route::any_of};
 use crate::{
     actor::{self, Probe, Probed, Reply},
     env::Env,
@@ -73,6 +74,8 @@ struct Shell {
     gate: Arc<Gate>,
     /// Webhook deliveries that were refused.
     rejected: Arc<Rejected>,
+    /// What was counted for `/metrics`.
+    metrics: Arc<Metrics>,
 }
 
 /// The actor; clones share the socket and what must survive a restart.
@@ -86,7 +89,7 @@ pub struct Gateway {
 impl Gateway {
     /// Takes the bound socket; nothing is accepted before the actor runs.
     pub fn new(env: &Env, listener: TcpListener) -> Self {
-        let shell = Shell { env: env.clone(), gate: Arc::default(), rejected: Arc::default() };
+        let shell = Shell { env: env.clone(), gate: Arc::default(), rejected: Arc::default(), metrics: Arc::default() };
         Self { door: Arc::new(Door::new(listener, shell.clone())), shell, resumed: Arc::default() }
     }
 }
@@ -154,6 +157,7 @@ fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
         slo::routes(shell),
         payments::routes(shell),
         health::routes(shell),
+        metrics::routes(shell),
         insight::routes(shell),
         backup::routes(shell),
         customers::routes(shell),

@@ -2,11 +2,10 @@
 //! assets are embedded; the templates escape everything. Called by `gateway/mod.rs`. No page may load anything from another host,
 //! run inline script, or tell a customer why a link was refused.
 
-use std::sync::LazyLock;
+mod assets;
 
 use askama::Template;
 use chrono::DateTime;
-use ring::digest;
 use serde_json::Value as Json;
 use warp::{
     Filter, Reply,
@@ -15,11 +14,14 @@ use warp::{
     reply::Response,
 };
 
-use super::session;
+use super::{
+    respond, session,
+    tasks::{self, RUN_STATES},
+};
 use crate::{
     domain::{money, portal::Grant},
     env::{Env, rfc3339},
-    error::{Error, Result},
+    error::{Code, Error, Result},
     operations::{invoices, portal_link},
 };
 
@@ -43,38 +45,6 @@ const CUSTOMER: Policy = Policy {
 /// Currencies offered for a test invoice.
 const OFFERED: [&str; 8] = ["usd", "eur", "gbp", "chf", "cad", "aud", "sek", "jpy"];
 
-struct Asset {
-    name: &'static str,
-    content_type: &'static str,
-    body: &'static [u8],
-}
-
-macro_rules! asset {
-    ($name:literal, $content_type:literal) => {
-        Asset { name: $name, content_type: $content_type, body: include_bytes!(concat!("../../../static/assets/", $name)) }
-    };
-}
-/// Every file under `/assets/`; a name that is not here does not exist, so no path is ever looked up on disk.
-const ASSETS: [Asset; 8] = [
-    asset!("api.js", "text/javascript; charset=utf-8"),
-    asset!("app.css", "text/css; charset=utf-8"),
-    asset!("app.js", "text/javascript; charset=utf-8"),
-    asset!("dom.js", "text/javascript; charset=utf-8"),
-    asset!("format.js", "text/javascript; charset=utf-8"),
-    asset!("icon.svg", "image/svg+xml"),
-    asset!("payments.js", "text/javascript; charset=utf-8"),
-    asset!("tiles.js", "text/javascript; charset=utf-8"),
-];
-/// One tag for all: assets change together, with the program.
-static ETAG: LazyLock<String> = LazyLock::new(|| {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for asset in &ASSETS {
-        context.update(asset.body);
-    }
-    let start = context.finish().as_ref().iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-    format!("\"{start:016x}\"")
-});
-
 pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
     let env = move || {
         let env = env.clone();
@@ -91,11 +61,22 @@ pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
         .and(warp::header::headers_cloned())
         .and(query())
         .then(home);
+    // The tasks, one task, and the supervisor's parts.
+    let operator = warp::path!("tasks")
+        .map(|| Place::Tasks)
+        .or(warp::path!("tasks" / String).map(Place::Task))
+        .unify()
+        .or(warp::path!("parts").map(|| Place::Parts))
+        .unify()
+        .and(read())
+        .and(env())
+        .and(warp::header::headers_cloned())
+        .then(operator);
     // Style, scripts, icon.
-    let assets = warp::path!("assets" / String).and(read()).and(warp::header::headers_cloned()).map(asset);
+    let assets = warp::path!("assets" / String).and(read()).and(warp::header::headers_cloned()).map(assets::asset);
     // The customer's page.
     let portal = warp::path!("portal").and(read()).and(env()).and(query()).then(portal);
-    home.or(assets).unify().or(portal).unify().boxed()
+    home.or(assets).unify().or(operator).unify().or(portal).unify().boxed()
 }
 
 /// What every page shows around its content.
@@ -115,12 +96,50 @@ struct Currency {
     digits: u32,
 }
 
+/// The pages of an operator, as the header links them.
+const PAGES: [(&str, &str); 3] = [("/", "Dashboard"), ("/tasks", "Tasks"), ("/parts", "Parts")];
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Where an operator wants to go.
+#[derive(Debug)]
+enum Place {
+    Tasks,
+    Task(String),
+    Parts,
+}
+
 #[derive(Template)]
 #[template(path = "dashboard.html")]
 struct DashboardPage {
     chrome: Chrome,
     version: &'static str,
+    here: &'static str,
     currencies: Vec<Currency>,
+}
+
+#[derive(Template)]
+#[template(path = "tasks.html")]
+struct TasksPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "task.html")]
+struct TaskPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
+    task: String,
+}
+
+#[derive(Template)]
+#[template(path = "parts.html")]
+struct PartsPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
 }
 
 #[derive(Template)]
@@ -223,7 +242,28 @@ async fn home(env: Env, headers: HeaderMap, query: String) -> Response {
 
 fn dashboard(chrome: Chrome) -> Result<String> {
     let currency = |code: &'static str| Currency { code, label: code.to_uppercase(), digits: money::exponent(code) };
-    render(&DashboardPage { chrome, version: env!("CARGO_PKG_VERSION"), currencies: OFFERED.map(currency).into() })
+    render(&DashboardPage { chrome, version: VERSION, here: "/", currencies: OFFERED.map(currency).into() })
+}
+
+/// A page of an operator; whoever is not signed in is asked to do that first.
+async fn operator(place: Place, env: Env, headers: HeaderMap) -> Response {
+    if session::current(&env, &headers).await.is_none() {
+        return respond::see_other("/login");
+    }
+    let (chrome, version) = (Chrome::of(&env), VERSION);
+    let page = match place {
+        Place::Tasks => render(&TasksPage { chrome, version, here: "/tasks" }),
+        Place::Parts => render(&PartsPage { chrome, version, here: "/parts" }),
+        Place::Task(task) => match tasks::find(&env, &task).await {
+            Err(error) if error.code == Code::NotFound => {
+                let page = MessagePage { chrome, title: "No such task", text: "The page of all tasks shows what there is." };
+                return html(StatusCode::NOT_FOUND, &OPERATOR, render(&page));
+            }
+            // While the timer cannot be asked, the page says so itself.
+            _ => render(&TaskPage { chrome, version, here: "/tasks", task }),
+        },
+    };
+    html(StatusCode::OK, &OPERATOR, page)
 }
 
 fn login(chrome: Chrome, query: &str) -> Result<String> {
@@ -301,27 +341,6 @@ fn html(status: StatusCode, policy: &Policy, page: Result<String>) -> Response {
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static(policy.referrer));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
-    response
-}
-
-fn asset(name: String, request: HeaderMap) -> Response {
-    let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
-        return warp::reply::with_status("There is no such asset.", StatusCode::NOT_FOUND).into_response();
-    };
-    let unchanged = request.get(header::IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == ETAG.as_bytes());
-    let mut response = if unchanged { Vec::new().into_response() } else { asset.body.into_response() };
-    if unchanged {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-    }
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // An asset is shown by a page; opened by itself (an SVG can be) it may do nothing.
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'self'"));
-    if let Ok(tag) = HeaderValue::from_str(&ETAG) {
-        headers.insert(header::ETAG, tag);
-    }
     response
 }
 

@@ -35,6 +35,11 @@ pub fn with_status(status: StatusCode, body: &Json) -> Response {
     typed(status, "application/json", body.to_string())
 }
 
+/// 200 with text of a type of its own.
+pub(super) fn text(content_type: &'static str, body: bytes::Bytes) -> Response {
+    typed(StatusCode::OK, content_type, body)
+}
+
 /// 202 for a run that goes on: where to look for its end.
 pub(super) fn accepted(run_id: &str) -> Response {
     let status_url = format!("/api/runs/{run_id}");

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// States a run may be asked for.
-const STATES: [&str; 8] = ["pending", "running", "succeeded", "failed", "timed_out", "cancelled", "skipped", "missed"];
+pub(super) const RUN_STATES: [&str; 8] = ["pending", "running", "succeeded", "failed", "timed_out", "cancelled", "skipped", "missed"];
 
 pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
     any_of([
@@ -111,8 +111,8 @@ async fn backfill(call: Call) -> Result<Response> {
 async fn runs(call: Call) -> Result<Response> {
     let (limit, after) = (call.request.limit()?, call.request.number("after", 0, 1..=i64::MAX)?);
     let state = call.request.query("state")?;
-    if state.as_deref().is_some_and(|s| !STATES.contains(&s)) {
-        return Err(Error::field("state", format!("state is one of {}", STATES.join(", "))));
+    if state.as_deref().is_some_and(|s| !RUN_STATES.contains(&s)) {
+        return Err(Error::field("state", format!("state is one of {}", RUN_STATES.join(", "))));
     }
     let task = find(call.env(), call.request.param(0)?).await?;
     let mut rows = call.env().store().runs(task.name, state.as_deref(), after, i64::try_from(limit + 1).unwrap_or(i64::MAX)).await?;

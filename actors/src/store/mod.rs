@@ -28,7 +28,7 @@ pub use ledger::{CurrencyTotals, ObjectRow};
 pub use recon::{ExceptionRow, NewRecon};
 pub use refunds::{IdempotentAnswer, RefundIntent};
 pub use runs::{Attempt, AttemptRow, Claim, NewRun, Place, RunEnd, RunRow};
-pub use schedule::{NodeRow, Pause, SlotCount};
+pub use schedule::{NodeRow, Pause, SlotCount, SlotOutcome};
 
 use self::engine::{Batch, Engine, Fact};
 use crate::{

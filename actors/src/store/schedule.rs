@@ -43,6 +43,20 @@ pub struct SlotCount {
     pub late: [i64; 5],
 }
 
+/// What became of a slot or of a run by hand, so far: what the metrics are counted from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotOutcome {
+    /// Grows with every row.
+    pub n: i64,
+    pub task: String,
+    pub cause: String,
+    pub state: String,
+    pub reason: Option<String>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub lag_ms: Option<i64>,
+}
+
 impl Store {
     /// Takes or renews our lease; false if it had been taken from us: somebody thought us dead.
     pub async fn renew_lease(&self, incarnation: &str, node: &str, at: DateTime<Utc>, first: bool) -> Result<bool> {
@@ -108,13 +122,14 @@ impl Store {
 
     /// What became of the slots since `since`, manual runs left out.
     pub async fn slot_counts(&self, since: DateTime<Utc>) -> Result<Vec<SlotCount>> {
+        // `cause || ''` keeps the planner from walking the whole (task, slot) index for the grouping: the window's rows are few.
         let sql = "SELECT task, state, reason, cause, COUNT(*),
               SUM(CASE WHEN lag_ms <= 10 AND started_at IS NOT NULL THEN 1 ELSE 0 END),
               SUM(CASE WHEN lag_ms > 10 AND lag_ms <= 50 AND started_at IS NOT NULL THEN 1 ELSE 0 END),
               SUM(CASE WHEN lag_ms > 50 AND lag_ms <= 100 AND started_at IS NOT NULL THEN 1 ELSE 0 END),
               SUM(CASE WHEN lag_ms > 100 AND lag_ms <= 1000 AND started_at IS NOT NULL THEN 1 ELSE 0 END),
               SUM(CASE WHEN lag_ms > 1000 AND started_at IS NOT NULL THEN 1 ELSE 0 END)
-            FROM task_run WHERE slot >= ?1 AND cause <> 'manual' GROUP BY task, state, reason, cause ORDER BY task, state, reason, cause";
+            FROM task_run WHERE slot >= ?1 AND cause || '' <> 'manual' GROUP BY task, state, reason, cause ORDER BY task, state, reason, cause";
         let rows = self.engine.read(sql, vec![since.into()]).await?;
         let count = |r: &Row| {
             Ok(SlotCount {
@@ -141,6 +156,38 @@ impl Store {
             COALESCE(SUM(CASE WHEN state = 'missed' AND slot >= ?1 THEN 1 ELSE 0 END), 0) FROM task_run WHERE slot >= ?1 OR ended_at >= ?1";
         let rows = self.engine.read(sql, vec![since.into()]).await?;
         rows.first().map_or(Ok((0, 0)), |r| Ok((r.int(0)?, r.int(1)?)))
+    }
+
+    /// The first `limit` rows of a process's runs after row `after`.
+    pub async fn outcomes(&self, incarnation: &str, after: i64, limit: i64) -> Result<Vec<SlotOutcome>> {
+        let sql = "SELECT n, task, cause, state, reason, started_at, ended_at, lag_ms FROM task_run WHERE n > ?2 AND incarnation = ?1 ORDER BY n LIMIT ?3";
+        let rows = self.engine.read(sql, vec![incarnation.into(), after.into(), limit.into()]).await?;
+        let outcome = |r: &Row| {
+            Ok(SlotOutcome {
+                n: r.int(0)?,
+                task: r.text(1)?.to_owned(),
+                cause: r.text(2)?.to_owned(),
+                state: r.text(3)?.to_owned(),
+                reason: r.opt_text(4)?,
+                started_at: r.opt_time(5)?,
+                ended_at: r.opt_time(6)?,
+                lag_ms: r.opt_int(7)?,
+            })
+        };
+        rows.iter().map(outcome).collect()
+    }
+
+    /// The newest row of the ledger.
+    pub async fn newest_row(&self) -> Result<i64> {
+        let rows = self.engine.read("SELECT COALESCE(MAX(n), 0) FROM task_run", vec![]).await?;
+        rows.first().map_or(Ok(0), |r| r.int(0))
+    }
+
+    /// When a task's newest success began and ended.
+    pub async fn last_success(&self, task: &str) -> Result<Option<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)>> {
+        let sql = "SELECT started_at, ended_at FROM task_run WHERE task = ?1 AND state = 'succeeded' ORDER BY n DESC LIMIT 1";
+        let rows = self.engine.read(sql, vec![task.into()]).await?;
+        rows.first().map(|r| Ok((r.opt_time(0)?, r.opt_time(1)?))).transpose()
     }
 
     /// Forgets runs whose slot is older than `rows_before` and results older than `results_before`, `limit` of each at most. The latest

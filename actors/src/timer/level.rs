@@ -56,7 +56,7 @@ pub struct Level {
 }
 
 /// A start within this time of its slot is on time for the service level: the third bucket's bound.
-const LATE_MS: i64 = 1000;
+pub const LATE_MS: i64 = 1000;
 
 pub(super) async fn measure(desk: &Desk, since: DateTime<Utc>) -> Result<Level> {
     let objective = desk.env.config().timer.objective;

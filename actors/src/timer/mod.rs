@@ -33,7 +33,7 @@ use self::{desk::Desk, lease::TakenUp};
 pub use self::{
     desk::Marks,
     floor::Floor,
-    level::{Level, TaskLevel},
+    level::{LATE_MS, Level, TaskLevel},
     requests::{Backfill, Backfilled},
     view::{PauseInfo, PolicyInfo, TaskInfo, overview, run_view, whole_run},
 };

@@ -1,4 +1,4 @@
-//! The pages as a person meets them: headless Chromium signs in, presses the three buttons and opens the portal
+//! The pages as a person meets them: headless Chromium signs in, presses every button and opens the portal
 //! (`peers/browser.py`). The screenshots stay in `integration-tests/out/` to be looked at.
 
 use std::{path::PathBuf, time::Duration};
@@ -28,7 +28,7 @@ fn chromium_signs_in_presses_the_three_buttons_and_opens_the_portal() {
     std::fs::create_dir_all(&out).expect("a folder for the screenshots");
     let mut browser = python();
     browser.arg(peer("browser.py")).args([&daemon.url(), &daemon.key]).arg(&out).arg(portal);
-    let output = run_to_end(browser, Duration::from_mins(4));
+    let output = run_to_end(browser, Duration::from_mins(6));
     output.expect(0);
     let shots: Vec<_> = integration_tests::names(&out).into_iter().filter(|path| path.extension().is_some_and(|e| e == "png")).collect();
     assert!(shots.len() >= 3, "there are screenshots to look at: {shots:?}");

@@ -1,7 +1,7 @@
 //! The command line: each command with a running daemon, which it asks, and without one, when it does the work itself under the same
 //! locks. `journal verify` names what somebody did to the database behind the program's back.
 
-use integration_tests::{Output, Setup, hmac_hex, json_lines, now_unix};
+use integration_tests::{Output, SHORT, Setup, hmac_hex, json_lines, now_unix, until, yesterday};
 use serde_json::{Value as Json, json};
 
 use crate::{ingest::charge_event, setup};
@@ -84,6 +84,79 @@ fn tasks_are_listed_and_run_with_and_without_a_daemon() {
         assert!(status.to_string().contains(&format!("\"{part}\"")), "{part} is in {status}");
     }
     assert!(daemon.cli(&["status"]).expect(0).contains("running"));
+}
+
+#[test]
+fn a_task_is_paused_shown_and_resumed_with_and_without_a_daemon() {
+    let setup = setup();
+    let exercise = |setup: &Setup| {
+        let paused = said(setup, &["task", "pause", "heartbeat", "--reason", "a move", "--until", "2h"]);
+        assert_eq!((&paused["paused"]["why"], paused["paused"]["until"].is_string()), (&json!("a move"), true), "{paused}");
+        let told = setup.cli(&["task", "show", "heartbeat"]);
+        assert!(told.expect(0).contains("paused") && told.stdout.contains("a move"), "{}", told.stdout);
+        let resumed = said(setup, &["task", "resume", "heartbeat"]);
+        assert_eq!(resumed["paused"], Json::Null, "{resumed}");
+        let refused = setup.cli(&["task", "resume", "heartbeat"]);
+        assert!(refused.code.is_some_and(|code| code != 0) && refused.stderr.contains("not paused"), "{}", refused.stderr);
+        let planned = setup.cli(&["task", "pause", "ceo_brief"]);
+        assert!(planned.code.is_some_and(|code| code != 0) && planned.stderr.contains("planned"), "{}", planned.stderr);
+        let nobody = setup.cli(&["task", "pause", "no_such_task"]);
+        assert!(nobody.code.is_some_and(|code| code != 0) && nobody.stderr.contains("no_such_task"), "{}", nobody.stderr);
+        let late = setup.cli(&["task", "pause", "heartbeat", "--until", "2020-01-01"]);
+        assert!(late.code.is_some_and(|code| code != 0) && late.stderr.contains("until"), "{}", late.stderr);
+        let soon = setup.cli(&["task", "pause", "heartbeat", "--until", "soon"]);
+        soon.expect(2);
+        assert!(soon.stderr.contains("--until") && soon.stderr.contains("2h"), "{}", soon.stderr);
+    };
+    exercise(&setup);
+    let daemon = setup.start();
+    exercise(daemon.setup());
+    said(daemon.setup(), &["task", "pause", "heartbeat"]);
+    let setup = daemon.stop();
+    assert_eq!(setup.count("SELECT COUNT(*) FROM task_pause"), 1, "a pause outlives the daemon");
+}
+
+#[test]
+fn slots_of_the_past_are_made_up_for_and_the_level_counts_them_with_and_without_a_daemon() {
+    let setup = setup();
+    let backfill = |setup: &Setup, from: i64, more: &[&str]| {
+        let (from, to) = (yesterday(from), yesterday(from + 150));
+        let mut arguments = vec!["task", "backfill", "heartbeat", "--from", &*from, "--to", &*to];
+        arguments.extend(more);
+        said(setup, &arguments)
+    };
+    let made_up = |setup: &Setup| setup.count("SELECT COUNT(*) FROM task_run WHERE cause = 'backfill' AND state = 'succeeded'");
+    let preview = backfill(&setup, 30, &["--dry-run"]);
+    assert_eq!((&preview["slots"], &preview["queued"], &preview["dry_run"]), (&json!(3), &json!(3), &json!(true)), "{preview}");
+    assert_eq!(setup.count("SELECT COUNT(*) FROM task_run"), 0, "a dry run queues nothing");
+    assert_eq!(backfill(&setup, 30, &[])["queued"], 3);
+    assert_eq!(made_up(&setup), 3, "without a daemon they have run when the command ends");
+    let wrong = setup.cli(&["task", "backfill", "heartbeat", "--from", "2026-03-02", "--to", "2026-03-01"]);
+    assert!(wrong.code.is_some_and(|code| code != 0) && wrong.stderr.contains("from <= to"), "{}", wrong.stderr);
+    setup.cli(&["task", "backfill", "heartbeat", "--from", "2026-03-02"]).expect(2);
+    assert_eq!(said(&setup, &["task", "level", "--hours", "1"])["status"], "NO_DATA");
+
+    let daemon = setup.start();
+    assert_eq!(backfill(daemon.setup(), 30, &["--redo-failed"])["kept"], 3);
+    assert_eq!(backfill(daemon.setup(), 630, &[])["queued"], 3);
+    until("the slots to be made up for", SHORT, || (made_up(daemon.setup()) == 6).then_some(()));
+    let shown = said(daemon.setup(), &["task", "show", "heartbeat"]);
+    assert_eq!(list(&shown, "runs").len(), 5, "{shown}");
+    assert!(list(&shown, "runs").iter().all(|run| run["failed_attempts"].is_array() && run["result"].is_object()), "{shown}");
+    let level = daemon.cli(&["task", "level", "--hours", "48", "--json"]).json(1);
+    assert_eq!(
+        (&level["status"], &level["total"]["due"], &level["tasks"]["heartbeat"]["late"]),
+        (&json!("FAIL"), &json!(6), &json!(6)),
+        "{level}"
+    );
+    let text = daemon.cli(&["task", "level", "--hours", "48"]);
+    assert!(text.expect(1).contains("MISSED") && text.stdout.contains("FAIL of 99.00 % in 48 h"), "{}", text.stdout);
+
+    let run_id = list(&shown, "runs")[0]["run_id"].as_str().expect("an id").to_owned();
+    let ended = daemon.cli(&["task", "cancel", &run_id]);
+    assert!(ended.code.is_some_and(|code| code != 0) && ended.stderr.contains("has ended"), "{}", ended.stderr);
+    let nobody = daemon.cli(&["task", "cancel", "run_none"]);
+    assert!(nobody.code.is_some_and(|code| code != 0) && nobody.stderr.contains("no such run"), "{}", nobody.stderr);
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn payment(daemon: &TestDaemon, amount: i64) -> (String, String) {
 /// Asserts that `value` has the members in `types`, each of its type: s text, i integer, n number, b boolean, o object, a array, 0 null.
 /// Two letters allow either.
 #[track_caller]
-fn typed(value: &Json, types: &[(&str, &str)]) {
+pub(crate) fn typed(value: &Json, types: &[(&str, &str)]) {
     for (member, letters) in types {
         let actual = value.get(*member).unwrap_or_else(|| panic!("{member} is missing in {value}"));
         let fits = letters.chars().any(|letter| match letter {
@@ -230,7 +230,7 @@ const ENDPOINTS: [(&str, &str); 18] = [
 ];
 
 /// Makes a key of a scope; answers (id, secret).
-fn key(daemon: &TestDaemon, scope: &str) -> (String, String) {
+pub(crate) fn key(daemon: &TestDaemon, scope: &str) -> (String, String) {
     let made = daemon.post("/api/keys", &json!({"name": format!("test {scope}"), "scope": scope}));
     assert!(matches!(made.status, 200 | 201), "{} {}", made.status, made.text());
     let made = made.json();

@@ -9,6 +9,7 @@ mod cron;
 mod demo;
 mod faults;
 mod ingest;
+mod metrics;
 mod power;
 mod restore;
 mod schedule;
@@ -16,6 +17,7 @@ mod sdk;
 mod story;
 mod supervision;
 mod systemd;
+mod tasks;
 
 use integration_tests::Setup;
 

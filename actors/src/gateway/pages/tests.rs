@@ -3,7 +3,10 @@
 use http_body_util::BodyExt as _;
 use serde_json::json;
 
-use super::*;
+use super::{
+    assets::{ASSETS, asset},
+    *,
+};
 
 const TEST: fn() -> Chrome = || Chrome { test_mode: true };
 
@@ -90,7 +93,16 @@ async fn every_refused_link_gets_the_same_page_and_our_own_trouble_another() {
 
 #[test]
 fn pages_are_not_kept_framed_or_sniffed_and_run_nothing_inline() {
-    for (policy, page) in [(&OPERATOR, dashboard(TEST())), (&OPERATOR, login(TEST(), "error=key")), (&CUSTOMER, Ok(String::new()))] {
+    let operator = [
+        render(&TasksPage { chrome: TEST(), version: VERSION, here: "/tasks" }),
+        render(&TaskPage { chrome: TEST(), version: VERSION, here: "/tasks", task: "a_task".into() }),
+        render(&PartsPage { chrome: TEST(), version: VERSION, here: "/parts" }),
+    ];
+    for (policy, page) in operator.into_iter().map(|page| (&OPERATOR, page)).chain([
+        (&OPERATOR, dashboard(TEST())),
+        (&OPERATOR, login(TEST(), "error=key")),
+        (&CUSTOMER, Ok(String::new())),
+    ]) {
         let body = page.clone().unwrap();
         for word in ["style=\"", "onclick", "onload", "javascript:", "http://", "https://", "<style"] {
             assert!(!body.contains(word), "{word}");
