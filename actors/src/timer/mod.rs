@@ -61,11 +61,19 @@ pub enum Message {
     /// Look at the clock.
     Look,
     /// What the store knows was read: marks, pauses.
-    TakenUp(Result<TakenUp>),
+    TakenUp {
+        found: Result<TakenUp>,
+        version: u64,
+    },
     /// A round is in the ledger: the new marks of its tasks, and what could not be written.
     Settled(Marks, Result<()>),
-    /// The lease was renewed and others were looked after.
-    Renewed(Result<Vec<Pause>>),
+    /// The lease was renewed and others were looked after; the pauses as they were at `version`.
+    Renewed {
+        pauses: Result<Vec<Pause>>,
+        version: u64,
+    },
+    /// A pause or its end is in the store.
+    PauseWritten,
     List(Reply<Vec<TaskInfo>>),
     Next {
         task: String,
@@ -192,6 +200,8 @@ pub struct State {
     desk: Desk,
     agenda: Agenda,
     pauses: HashMap<String, Pause>,
+    /// Grows when somebody pauses or resumes a task, and again when that is in the store.
+    pauses_version: u64,
     phase: Phase,
     renewing: bool,
     renewed: Option<Instant>,
@@ -224,6 +234,7 @@ impl Actor for Timer {
             desk: Desk { env, table: self.table.clone(), floor: self.floor.clone() },
             agenda,
             pauses: HashMap::new(),
+            pauses_version: 0,
             phase: Phase::New,
             renewing: false,
             renewed: None,
@@ -242,14 +253,15 @@ impl Actor for Timer {
     async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Look => state.look(&myself),
-            Message::TakenUp(result) => state.taken_up(&myself, result),
+            Message::TakenUp { found, version } => state.taken_up(&myself, found, version),
             Message::Settled(marks, result) => state.settled(&myself, marks, result),
-            Message::Renewed(result) => state.renewed(result),
+            Message::Renewed { pauses, version } => state.renewed(pauses, version),
+            Message::PauseWritten => state.pauses_version += 1,
             Message::List(reply) => actor::respond(reply, Ok(state.infos())),
             Message::Next { task, count, reply } => actor::respond(reply, state.next_slots(&task, count)),
             Message::RunNow { task, asked_by, reply } => state.desk.apart(reply, async move |desk| desk.run_by_hand(&task, asked_by).await),
-            Message::Pause { pause, reply } => state.pause(pause, reply),
-            Message::Resume { task, asked_by, reply } => state.resume(task, asked_by, reply),
+            Message::Pause { pause, reply } => state.pause(&myself, pause, reply),
+            Message::Resume { task, asked_by, reply } => state.resume(&myself, task, asked_by, reply),
             Message::Cancel { run_id, asked_by, reply } => state.desk.apart(reply, async move |desk| desk.cancel(&run_id, &asked_by).await),
             Message::Backfill { backfill, reply } => state.desk.apart(reply, async move |desk| desk.backfill(backfill).await),
             Message::Level { since, reply } => state.desk.apart(reply, async move |desk| level::measure(&desk, since).await),
@@ -273,7 +285,11 @@ impl State {
         if self.phase == Phase::New {
             self.phase = Phase::Reading;
             let (desk, myself) = (self.desk.clone(), myself.clone());
-            tokio::spawn(async move { myself.cast(Message::TakenUp(lease::take_up(&desk).await)) });
+            let version = self.pauses_version;
+            tokio::spawn(async move {
+                let found = lease::take_up(&desk).await;
+                myself.cast(Message::TakenUp { found, version })
+            });
             return;
         }
         let now = self.desk.env.now();
@@ -293,14 +309,16 @@ impl State {
         self.desk.env.config().timer.enabled
     }
 
-    fn taken_up(&mut self, myself: &ActorRef<Message>, result: Result<TakenUp>) {
+    fn taken_up(&mut self, myself: &ActorRef<Message>, found: Result<TakenUp>, version: u64) {
         self.phase = Phase::New;
-        match result {
+        match found {
             Ok(found) => {
                 for (index, mark) in found.marks {
                     self.agenda.set_mark(index, mark);
                 }
-                self.set_pauses(found.pauses);
+                if version == self.pauses_version {
+                    self.set_pauses(found.pauses);
+                }
                 (self.phase, self.complained) = (Phase::Idle, false);
                 self.look(myself);
             }
@@ -348,13 +366,19 @@ impl State {
         }
         (self.renewing, self.renewed) = (true, Some(Instant::now()));
         let (desk, myself) = (self.desk.clone(), myself.clone());
-        tokio::spawn(async move { myself.cast(Message::Renewed(lease::renew(&desk).await)) });
+        let version = self.pauses_version;
+        tokio::spawn(async move {
+            let pauses = lease::renew(&desk).await;
+            myself.cast(Message::Renewed { pauses, version })
+        });
     }
 
-    fn renewed(&mut self, result: Result<Vec<Pause>>) {
+    fn renewed(&mut self, pauses: Result<Vec<Pause>>, version: u64) {
         self.renewing = false;
-        match result {
-            Ok(pauses) => self.set_pauses(pauses),
+        match pauses {
+            // What was read before a pause or a resume that came meanwhile is old.
+            Ok(pauses) if version == self.pauses_version => self.set_pauses(pauses),
+            Ok(_) => {}
             Err(error) => tracing::warn!(actor = NOUN, %error, "the lease could not be renewed; trying again"),
         }
     }
@@ -367,6 +391,7 @@ impl State {
     }
 
     fn set_pause(&mut self, task: &str, pause: Option<Pause>) {
+        self.pauses_version += 1;
         if let Some(index) = self.desk.table.iter().position(|s| s.name == task) {
             self.agenda.set_paused(index, pause.is_some());
         }
@@ -377,14 +402,26 @@ impl State {
     }
 
     /// The store has the last word on what is paused; here it only shows, and keeps slots from being tried.
-    fn pause(&mut self, pause: Pause, reply: Reply<()>) {
-        self.set_pause(&pause.task.clone(), Some(pause.clone()));
-        self.desk.apart(reply, async move |desk| desk.pause(pause).await);
+    fn pause(&mut self, myself: &ActorRef<Message>, pause: Pause, reply: Reply<()>) {
+        if self.desk.built(&pause.task).is_ok() {
+            self.set_pause(&pause.task.clone(), Some(pause.clone()));
+        }
+        let myself = myself.clone();
+        self.desk.apart(reply, async move |desk| {
+            let done = desk.pause(pause).await;
+            let _ = myself.cast(Message::PauseWritten); // its replacement reads the store
+            done
+        });
     }
 
-    fn resume(&mut self, task: String, asked_by: String, reply: Reply<()>) {
+    fn resume(&mut self, myself: &ActorRef<Message>, task: String, asked_by: String, reply: Reply<()>) {
         self.set_pause(&task, None);
-        self.desk.apart(reply, async move |desk| desk.resume(&task, &asked_by).await);
+        let myself = myself.clone();
+        self.desk.apart(reply, async move |desk| {
+            let done = desk.resume(&task, &asked_by).await;
+            let _ = myself.cast(Message::PauseWritten); // its replacement reads the store
+            done
+        });
     }
 
     fn next_slots(&self, task: &str, count: usize) -> Result<Vec<String>> {
