@@ -148,9 +148,11 @@ async fn look_after_others(desk: &Desk, own: bool) -> Result<LookedAfter> {
         looked_after.leases.push(node.incarnation.clone());
     }
     let handing = desk.floor.handing.lock().await;
+    // The runs first: whoever holds one of them took its lease before, also a process that has only just begun.
+    let open = store.open_runs().await?;
     let living: Vec<String> = store.nodes().await?.into_iter().map(|n| n.incarnation).collect();
     let mut orphans = Vec::new();
-    for run in store.open_runs().await? {
+    for run in open {
         let waits_for_its_turn = run.state == "pending" && run.reason.as_deref() != Some("dependency");
         let nobody_has_it = run.incarnation == me && own && !waits_for_its_turn && !desk.floor.has(&run.run_id);
         if nobody_has_it || !living.contains(&run.incarnation) {
