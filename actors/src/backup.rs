@@ -130,7 +130,10 @@ fn sweep(folder: &Path) -> Result<()> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with(".work-") || name.starts_with(".restore-") {
-            std::fs::remove_dir_all(entry.path())?;
+            match std::fs::remove_dir_all(entry.path()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()), // self_heal may be sweeping as well
+                _ => {}
+            }
         }
     }
     Ok(())

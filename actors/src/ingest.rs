@@ -66,9 +66,14 @@ pub async fn receive(env: &Env, signature_header: Option<&str>, body: Bytes) -> 
     let event = NewEvent { received_at: now, origin: "webhook", body: text, ..event };
     let is_new = env.store().insert_event(event, fact).await?;
     if is_new {
-        actor::wake(env, NOUN, Message::Wake);
+        wake(env);
     }
     Ok(Received { duplicate: !is_new })
+}
+
+/// Tells the actor that there may be rows to process.
+pub fn wake(env: &Env) {
+    actor::wake(env, NOUN, Message::Wake);
 }
 
 /// The members that every event must have.
@@ -126,7 +131,7 @@ impl State {
             Ok(done) => {
                 self.complained = false;
                 if done >= BATCH {
-                    actor::wake(&self.env, NOUN, Message::Wake); // there may be more; other messages come first
+                    wake(&self.env); // there may be more; other messages come first
                 }
             }
             Err(error) if !self.complained => {

@@ -141,6 +141,30 @@ impl Store {
         rows.first().map_or(Ok((0, None)), |r| Ok((r.int(0)?, r.opt_time(1)?)))
     }
 
+    /// Events that failed for good and that `self_heal` did not put back since `since`, newest first: what has failed for long is least
+    /// likely to be understood now. The journal's own facts say what was put back.
+    pub async fn failed_events(&self, since: DateTime<Utc>, limit: i64) -> Result<Vec<EventRow>> {
+        let sql = "SELECT n, event_id, event_type, object_id, created, livemode, received_at, status, attempts, error, duplicates
+            FROM webhook_event WHERE status = 'failed'
+            AND event_id NOT IN (SELECT subject FROM journal WHERE kind = 'self_heal.repaired' AND at >= ?1) ORDER BY n DESC LIMIT ?2";
+        self.engine.read(sql, vec![since.into(), limit.into()]).await?.iter().map(event_row).collect()
+    }
+
+    /// A failed event waits to be processed again, with all its attempts; `fact` is in the same commit. False if it is not failed any more.
+    pub async fn put_back_event(&self, n: i64, now: DateTime<Utc>, fact: Fact) -> Result<bool> {
+        let sql = "UPDATE webhook_event SET status = 'received', attempts = 0, next_try_at = ?2 WHERE n = ?1 AND status = 'failed'";
+        let batch = Batch::new().guard(sql, vec![n.into(), now.into()]).journal(fact);
+        Ok(self.engine.write(batch).await?.affected(0) == 1)
+    }
+
+    /// (number of events received before `before` that could have been processed by now, when the oldest of them was received).
+    pub async fn overdue_events(&self, before: DateTime<Utc>, now: DateTime<Utc>) -> Result<(i64, Option<DateTime<Utc>>)> {
+        let sql =
+            "SELECT COUNT(*), MIN(received_at) FROM webhook_event WHERE status = 'received' AND next_try_at <= ?2 AND received_at < ?1";
+        let rows = self.engine.read(sql, vec![before.into(), now.into()]).await?;
+        rows.first().map_or(Ok((0, None)), |r| Ok((r.int(0)?, r.opt_time(1)?)))
+    }
+
     /// Counts by status among events received since `since`.
     pub async fn event_counts(&self, since: DateTime<Utc>) -> Result<Vec<(String, i64)>> {
         let sql = "SELECT status, COUNT(*) FROM webhook_event WHERE received_at >= ?1 GROUP BY status ORDER BY status";

@@ -8,6 +8,7 @@ mod ops_sentinel;
 mod payment_recon_nightly;
 mod payout_recon;
 mod production_alerts;
+mod self_heal;
 mod slo_guard;
 mod slo_monitor;
 mod weekly_audit;
@@ -32,12 +33,7 @@ pub fn table() -> Vec<TaskSpec> {
         heartbeat::spec(),
         TaskSpec::new("ceo_brief", "insight", daily("08:00"), "Yesterday in one page: money, risks, what to do."),
         TaskSpec::new("daily_report", "insight", daily("09:00"), "What ran, what failed and why, what is outstanding."),
-        TaskSpec::new(
-            "self_heal",
-            "supervisor",
-            Schedule::every(6 * HOUR),
-            "Bounded repairs of stuck runs, events and files; never of money.",
-        ),
+        self_heal::spec(),
         TaskSpec::new("pricing_ai", "insight", daily("03:00"), "Margin and measured elasticity per product, with a bounded proposal."),
         weekly_audit::spec(),
         TaskSpec::new("replica_sync", "backup", Schedule::every(2 * HOUR), "Copies new archives to a second place, verified by digest."),

@@ -16,7 +16,7 @@ use super::{NOUN, ON_TIME_S, desk::Desk};
 use crate::{
     domain::schedule::Orphan,
     env::rfc3339,
-    error::Result,
+    error::{Error, Result},
     store::{Attempt, NodeRow, Pause, RunEnd, RunRow},
     task::TaskSpec,
 };
@@ -29,6 +29,15 @@ pub struct TakenUp {
     /// The tasks' marks, by their place in the table.
     pub(super) marks: Vec<(usize, DateTime<Utc>)>,
     pub(super) pauses: Vec<Pause>,
+}
+
+/// What was looked after because its process is gone.
+#[derive(Clone, Debug, Default)]
+pub struct LookedAfter {
+    /// Incarnations whose lease was ended.
+    pub leases: Vec<String>,
+    /// Runs that were given their end or taken over.
+    pub runs: Vec<RunRow>,
 }
 
 /// When each lease of another process was last seen to grow. A memory of this process only.
@@ -101,6 +110,18 @@ pub(super) async fn renew(desk: &Desk) -> Result<Vec<Pause>> {
     store.pauses(now).await
 }
 
+/// Looks at once, as a start-up does: also at runs under our own lease that nobody carries out, whose end could not be written.
+pub(super) async fn look_after(desk: &Desk) -> Result<LookedAfter> {
+    let (env, now) = (&desk.env, desk.env.now());
+    if !env.store().renew_lease(env.incarnation(), env.node(), now, false).await? {
+        // Without a lease our own runs look like those of a process that is gone; the next renewal sets that right.
+        return Err(Error::unavailable("no_lease", "this process holds no lease at the moment"));
+    }
+    let looked_after = look_after_others(desk, true).await?;
+    begin_all_waiting(desk).await?;
+    Ok(looked_after)
+}
+
 async fn begin_all_waiting(desk: &Desk) -> Result<()> {
     for task in desk.env.store().tasks_waiting().await? {
         if let Some(spec) = desk.table.iter().find(|s| s.name == task && s.work.is_some()) {
@@ -110,39 +131,43 @@ async fn begin_all_waiting(desk: &Desk) -> Result<()> {
     Ok(())
 }
 
-/// Ends or takes over the runs of processes that are gone. `first`: at a start-up, when runs under our own lease that nobody carries
-/// out are orphans as well.
-async fn look_after_others(desk: &Desk, first: bool) -> Result<()> {
+/// Ends or takes over the runs of processes that are gone. `own`: also runs under our own lease that nobody carries out.
+async fn look_after_others(desk: &Desk, own: bool) -> Result<LookedAfter> {
     let (store, me) = (desk.env.store(), desk.env.incarnation());
     let nodes = store.nodes().await?;
-    let (own, others): (Vec<_>, Vec<_>) = nodes.into_iter().filter(|n| n.incarnation != me).partition(|n| n.node == desk.env.node());
-    let mut gone = own;
+    let (mut gone, others): (Vec<_>, Vec<_>) = nodes.into_iter().filter(|n| n.incarnation != me).partition(|n| n.node == desk.env.node());
+    let mut looked_after = LookedAfter::default();
     gone.extend(desk.floor.watch.stale(&others, Duration::from_secs(desk.env.config().timer.lease_s)));
     for node in &gone {
         if !store.end_lease(&node.incarnation, node.lease).await? {
             continue; // it lives after all, or another node is looking after it
         }
         tracing::warn!(actor = NOUN, incarnation = node.incarnation, node = node.node, "a process that held runs is gone");
+        looked_after.leases.push(node.incarnation.clone());
     }
     let handing = desk.floor.handing.lock().await;
+    // The runs first: whoever holds one of them took its lease before, also a process that has only just begun.
+    let open = store.open_runs().await?;
     let living: Vec<String> = store.nodes().await?.into_iter().map(|n| n.incarnation).collect();
     let mut orphans = Vec::new();
-    for run in store.open_runs().await? {
+    for run in open {
         let waits_for_its_turn = run.state == "pending" && run.reason.as_deref() != Some("dependency");
-        let nobody_has_it = run.incarnation == me && first && !waits_for_its_turn && !desk.floor.has(&run.run_id);
+        let nobody_has_it = run.incarnation == me && own && !waits_for_its_turn && !desk.floor.has(&run.run_id);
         if nobody_has_it || !living.contains(&run.incarnation) {
             orphans.push(run);
         }
     }
     drop(handing);
     for run in orphans {
-        resolve(desk, &run).await?;
+        if resolve(desk, &run).await? {
+            looked_after.runs.push(run);
+        }
     }
-    Ok(())
+    Ok(looked_after)
 }
 
-/// Gives a run whose process is gone what its task's policy says.
-async fn resolve(desk: &Desk, run: &RunRow) -> Result<()> {
+/// Gives a run whose process is gone what its task's policy says; false if it has its end already.
+async fn resolve(desk: &Desk, run: &RunRow) -> Result<bool> {
     let (env, now) = (&desk.env, desk.env.now());
     let running = run.state == "running";
     // One that waits may have begun before: it was taken over once already.
@@ -203,7 +228,7 @@ async fn resolve(desk: &Desk, run: &RunRow) -> Result<()> {
             "a run without a process was looked after"
         );
     }
-    Ok(())
+    Ok(done)
 }
 
 /// Forgets history that is old enough, a little at a time.

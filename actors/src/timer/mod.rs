@@ -33,6 +33,7 @@ use self::{desk::Desk, lease::TakenUp};
 pub use self::{
     desk::Marks,
     floor::Floor,
+    lease::LookedAfter,
     level::{LATE_MS, Level, TaskLevel},
     requests::{Backfill, Backfilled},
     view::{PauseInfo, PolicyInfo, TaskInfo, overview, run_view, whole_run},
@@ -54,6 +55,8 @@ const ON_TIME_S: i64 = 10;
 const LOOK_AT_LEAST: Duration = Duration::from_secs(5);
 /// How soon it is tried again after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Every open run is looked at, and a database may be slow.
+const LOOK_AFTER: Duration = Duration::from_secs(30);
 /// Tasks served in one round at most; the rest of a rush comes in the next.
 const ROUND: usize = 1000;
 
@@ -103,6 +106,7 @@ pub enum Message {
         backfill: Backfill,
         reply: Reply<Backfilled>,
     },
+    LookAfter(Reply<LookedAfter>),
     Level {
         since: DateTime<Utc>,
         reply: Reply<Level>,
@@ -156,6 +160,12 @@ pub async fn cancel(env: &Env, run_id: &str, asked_by: &str) -> Result<String> {
 /// `invalid` (`range`: empty, in the future, or more slots than one request may ask for).
 pub async fn backfill(env: &Env, backfill: Backfill) -> Result<Backfilled> {
     actor::call(env, NOUN, timeout(env), |reply| Message::Backfill { backfill: backfill.clone(), reply }).await
+}
+
+/// Looks at once for leases and runs whose process is gone, which else happens every third of a lease, and for runs of this process
+/// whose end could not be written. Answers what it ended or took over.
+pub async fn look_after(env: &Env) -> Result<LookedAfter> {
+    actor::call(env, NOUN, LOOK_AFTER, Message::LookAfter).await
 }
 
 /// The schedule's own service level since `since`.
@@ -264,6 +274,7 @@ impl Actor for Timer {
             Message::Resume { task, asked_by, reply } => state.resume(&myself, task, asked_by, reply),
             Message::Cancel { run_id, asked_by, reply } => state.desk.apart(reply, async move |desk| desk.cancel(&run_id, &asked_by).await),
             Message::Backfill { backfill, reply } => state.desk.apart(reply, async move |desk| desk.backfill(backfill).await),
+            Message::LookAfter(reply) => state.desk.apart(reply, async move |desk| lease::look_after(&desk).await),
             Message::Level { since, reply } => state.desk.apart(reply, async move |desk| level::measure(&desk, since).await),
             Message::Probe(probe, reply) => actor::answer(probe, reply).await,
             #[cfg(test)]

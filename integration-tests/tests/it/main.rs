@@ -14,6 +14,7 @@ mod power;
 mod restore;
 mod schedule;
 mod sdk;
+mod self_heal;
 mod story;
 mod supervision;
 mod systemd;
