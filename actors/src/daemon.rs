@@ -20,6 +20,7 @@ use crate::{
     domain::alert_rule::{self, Part},
     env::{Clock, Env, Parts},
     error::{Context as _, Error, Result},
+    execution::{self, Workshop},
     files, gateway, ingest, insight,
     providers::{
         sandbox::{Sandbox, Settings},
@@ -28,8 +29,8 @@ use crate::{
     recon, sandbox, slo,
     store::Store,
     supervisor::Supervisor,
-    task::TaskSpec,
-    tasks, timer,
+    tasks,
+    timer::{self, Timer},
 };
 
 /// What the sandbox's and the store's end may add to the children's.
@@ -59,7 +60,7 @@ impl Daemon {
     /// Starts everything in order. Errors say what is wrong and what to do: `conflict` (another daemon has the data directory),
     /// `unavailable` (`address_in_use`, a directory that cannot be written), `invalid` (secrets, `not_a_database`).
     pub async fn start(mut config: Config, environment: &Environment, mode: Mode, clock: Clock) -> Result<Self> {
-        crate::execution::keep_panics();
+        execution::keep_panics();
         let _ = rustls::crypto::ring::default_provider().install_default(); // a second instance finds it installed
         config.timer.enabled &= mode == Mode::Serve;
         let table = tasks::configured(&config)?;
@@ -109,7 +110,8 @@ impl Daemon {
             server_address,
             sandbox_address,
         });
-        let children = children(&env, table, listener, sandbox_listener);
+        let workshop = Workshop::new(env.config().timer.max_running)?;
+        let children = children(&env, Timer::new(table, workshop), listener, sandbox_listener);
         let supervisor = match Supervisor::start(env.clone(), children).await {
             Ok(supervisor) => supervisor,
             Err(error) => {
@@ -193,13 +195,12 @@ async fn raise(env: Env, mut parts: watch::Receiver<Vec<Part>>) {
 }
 
 /// Every child, in the order of starting; producers of work last.
-fn children(env: &Env, table: Vec<TaskSpec>, listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>) -> Vec<ChildSpec> {
+fn children(env: &Env, schedule: Timer, listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>) -> Vec<ChildSpec> {
     let mut specs = Vec::new();
     if let Some(listener) = sandbox_listener {
         let server = sandbox::SandboxServer::new(Arc::new(listener));
         specs.push(actor::spec(sandbox::NOUN, false, move || server.clone()));
     }
-    let schedule = timer::Timer::new(table, env.config().timer.max_running);
     specs.extend([
         actor::spec(slo::NOUN, false, || slo::Slo),
         actor::spec(alert::NOUN, false, || alert::Alerts),

@@ -31,11 +31,48 @@ use crate::{
 const END_TRIES: u32 = 60;
 /// How long a run that is told to end may take to let go of its thread.
 const LET_GO: Duration = Duration::from_secs(1);
+/// Added to the priority value of the threads that runs work on (nice(2)): enough to be served after requests, not to starve beside another program.
+const NICENESS: i32 = 10;
 /// Of an error's text this much is kept in the ledger, in bytes; the log has all of it.
 const MAX_ERROR: usize = 16 * 1024;
 
 /// Tells a run to end: the text says by whom and why.
 pub type Cancel = watch::Receiver<Option<String>>;
+
+/// Where runs work: a runtime of its own, whose threads have a lower priority than those that answer requests and keep the schedule.
+/// However many runs burn their CPU, the machine serves the others first.
+#[derive(Clone, Debug)]
+pub struct Workshop {
+    /// How many runs work at the same time.
+    places: Arc<Semaphore>,
+    runtime: Arc<Threads>,
+}
+
+#[derive(Debug)]
+struct Threads(Option<tokio::runtime::Runtime>);
+
+impl Workshop {
+    pub fn new(places: usize) -> std::io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).thread_name("run").enable_all().on_thread_start(|| {
+            let _ = rustix::process::nice(NICENESS); // only to be polite: without it runs work all the same
+        });
+        Ok(Self { places: Arc::new(Semaphore::new(places.max(1))), runtime: Arc::new(Threads(Some(builder.build()?))) })
+    }
+
+    fn handle(&self) -> &tokio::runtime::Handle {
+        self.runtime.0.as_ref().expect("it is taken out only when it is dropped").handle()
+    }
+}
+
+impl Drop for Threads {
+    /// A thread that a work does not let go of must not hold up the end of the process.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
 
 /// How a run ended.
 #[derive(Debug)]
@@ -46,10 +83,10 @@ pub struct Ended {
 }
 
 /// Carries a claimed run to its end and writes that end. Never fails: what goes wrong is the end's `error`. With `waits`, the row is
-/// `pending` until the task it depends on has ended. `threads` bounds how many runs work at the same time.
-pub async fn carry_out(spec: &TaskSpec, run: Run, waits: bool, cancel: Cancel, threads: Arc<Semaphore>) -> Ended {
+/// `pending` until the task it depends on has ended.
+pub async fn carry_out(spec: &TaskSpec, run: Run, waits: bool, cancel: Cancel, workshop: Workshop) -> Ended {
     keep_panics();
-    let mut course = Course { spec, run, cancel, threads, began: Arc::default(), started: Instant::now(), stuck: None };
+    let mut course = Course { spec, run, cancel, workshop, began: Arc::default(), started: Instant::now(), stuck: None };
     let end = match course.dependency(waits).await {
         Ok(()) => course.attempts().await,
         Err(Early::Cancelled(by)) => course.end("cancelled", 0, Some(by)),
@@ -76,7 +113,7 @@ struct Course<'a> {
     spec: &'a TaskSpec,
     run: Run,
     cancel: Cancel,
-    threads: Arc<Semaphore>,
+    workshop: Workshop,
     /// When the work first began, and how late that was in milliseconds.
     began: Arc<OnceLock<(DateTime<Utc>, i64)>>,
     started: Instant,
@@ -177,13 +214,13 @@ impl Course<'_> {
             return Outcome::Failed(Error::conflict("planned", format!("{} is planned and cannot run yet", self.spec.name)));
         };
         let permit = tokio::select! {
-            permit = self.threads.clone().acquire_owned() => permit,
+            permit = self.workshop.places.clone().acquire_owned() => permit,
             by = told_to_end(&mut self.cancel) => return Outcome::Cancelled(by),
         };
         let (tell, told) = oneshot::channel::<()>();
-        let (runtime, run, began) = (tokio::runtime::Handle::current(), self.run.clone(), self.began.clone());
+        let (runtime, run, began) = (self.workshop.handle().clone(), self.run.clone(), self.began.clone());
         let due = run.slot + self.spec.policy.jitter;
-        let mut thread = tokio::task::spawn_blocking(move || {
+        let mut thread = self.workshop.handle().spawn_blocking(move || {
             let _permit = permit; // a thread that is not let go of keeps its permit
             began.get_or_init(|| (run.env.now(), (run.env.now() - due).num_milliseconds().max(0)));
             runtime.block_on(async move {

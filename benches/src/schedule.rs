@@ -15,6 +15,7 @@ use echopilot_actors::{
     domain::schedule::{Overlap, Schedule},
     env::{Clock, Env, Parts},
     error::Result,
+    execution::Workshop,
     providers::stripe::Client,
     store::{NewRun, Place, RunEnd, Store},
     supervisor::Supervisor,
@@ -106,7 +107,7 @@ impl Bench {
 
     async fn start(table: Vec<TaskSpec>) -> Self {
         let (env, folder) = Self::env();
-        let timer = Timer::new(table, env.config().timer.max_running);
+        let timer = Timer::new(table, Workshop::new(env.config().timer.max_running).expect("threads"));
         let children = vec![actor::spec(timer::NOUN, true, move || timer.clone())];
         let supervisor = Supervisor::start(env.clone(), children).await.expect("the timer starts");
         Self { env, supervisor, _folder: folder }

@@ -397,7 +397,7 @@ mod tests {
     }
 
     async fn start(fixture: &Fixture) -> Supervisor {
-        let timer = timer::Timer::new(super::super::table(), 8);
+        let timer = timer::Timer::new(super::super::table(), crate::execution::Workshop::new(8).unwrap());
         let children: Vec<ChildSpec> = vec![
             actor::spec(insight::NOUN, false, || insight::Insight),
             actor::spec(ingest::NOUN, true, || ingest::Ingest),

@@ -165,7 +165,7 @@ impl Desk {
         tokio::spawn(async move {
             let run_id = run.run_id.clone();
             let cause = run.cause;
-            let ended = execution::carry_out(&spec, run, waits, cancel, desk.floor.threads.clone()).await;
+            let ended = execution::carry_out(&spec, run, waits, cancel, desk.floor.workshop.clone()).await;
             desk.floor.leave(&run_id);
             desk.after(&spec, cause, ended).await;
         });

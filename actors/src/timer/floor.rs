@@ -10,14 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Semaphore, watch},
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use super::lease::Watch;
-use crate::execution::Cancel;
+use crate::execution::{Cancel, Workshop};
 
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
 
@@ -36,7 +32,7 @@ pub struct Floor {
     waiting: Mutex<HashSet<&'static str>>,
     /// Works that were told to end and did not let go of their thread.
     stuck: Mutex<HashMap<&'static str, usize>>,
-    pub(super) threads: Arc<Semaphore>,
+    pub(super) workshop: Workshop,
     closed: AtomicBool,
     /// Held while a waiting row is given to us and not in the list yet, so that a start-up does not take it for an orphan.
     pub(super) handing: tokio::sync::Mutex<()>,
@@ -46,12 +42,12 @@ pub struct Floor {
 }
 
 impl Floor {
-    pub(super) fn new(max_running: usize) -> Self {
+    pub(super) fn new(workshop: Workshop) -> Self {
         Self {
             going: Mutex::default(),
             waiting: Mutex::default(),
             stuck: Mutex::default(),
-            threads: Arc::new(Semaphore::new(max_running.max(1))),
+            workshop,
             closed: AtomicBool::new(false),
             handing: tokio::sync::Mutex::default(),
             watch: Watch::default(),

@@ -43,6 +43,7 @@ use crate::{
     domain::{alert_rule::Check, schedule::Agenda},
     env::{Env, rfc3339},
     error::{Error, Result},
+    execution::Workshop,
     store::Pause,
     task::TaskSpec,
 };
@@ -190,9 +191,8 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// `max_running`: how many runs may work at the same time.
-    pub fn new(table: Vec<TaskSpec>, max_running: usize) -> Self {
-        Self { table: Arc::new(table), floor: Arc::new(Floor::new(max_running)) }
+    pub fn new(table: Vec<TaskSpec>, workshop: Workshop) -> Self {
+        Self { table: Arc::new(table), floor: Arc::new(Floor::new(workshop)) }
     }
 }
 

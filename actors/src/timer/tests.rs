@@ -23,7 +23,7 @@ fn task(name: &'static str, work: Work) -> TaskSpec {
 }
 
 async fn start(fixture: &Fixture, table: Vec<TaskSpec>) -> Supervisor {
-    let timer = Timer::new(table, 8);
+    let timer = Timer::new(table, Workshop::new(8).unwrap());
     let supervisor = Supervisor::start(fixture.env.clone(), vec![actor::spec(NOUN, true, move || timer.clone())]).await.unwrap();
     quiet(fixture).await; // the first look sets the marks
     supervisor
@@ -328,7 +328,7 @@ async fn a_task_that_keeps_failing_is_paused_with_an_alert_until_somebody_resume
     let fixture = testing::fixture("2026-03-01T10:00:30Z");
     let mut spec = task("fails", fails);
     spec.policy.pause_after = 2;
-    let timer = Timer::new(vec![spec], 8);
+    let timer = Timer::new(vec![spec], Workshop::new(8).unwrap());
     let specs = vec![actor::spec(alert::NOUN, false, || alert::Alerts), actor::spec(NOUN, true, move || timer.clone())];
     let supervisor = Supervisor::start(fixture.env.clone(), specs).await.unwrap();
     quiet(&fixture).await;
@@ -612,5 +612,28 @@ async fn the_schedule_measures_its_own_service_level() {
     let fine = &level.tasks["fine"];
     assert_eq!((fine.due, fine.on_time, fine.missed, level.status), (4, 2, 2, "FAIL"));
     assert_eq!(fine.lateness.within_10_ms, 2);
+    supervisor.stop().await;
+}
+
+/// The niceness of the thread it works on (proc_pid_stat(5), field 19).
+fn how_nice(_: Run) -> Boxed<Result<Record>> {
+    Box::pin(async {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat")?;
+        let nice: i64 = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(16)?.parse().ok()).unwrap_or(-1);
+        let blocking = tokio::task::spawn_blocking(|| std::thread::current().name().map(str::to_owned)).await.ok().flatten();
+        Ok(Record::from_iter([("nice".to_owned(), json!(nice)), ("thread".to_owned(), json!(blocking))]))
+    })
+}
+
+#[tokio::test]
+async fn runs_work_on_threads_of_lower_priority_and_leave_the_others_alone() {
+    let fixture = testing::fixture("2026-03-01T10:00:30Z");
+    let supervisor = start(&fixture, vec![task("nice", how_nice)]).await;
+    let run_id = run_now(&fixture.env, "nice", "ada").await.unwrap();
+    all_ended(&fixture, "nice", 1).await;
+    let result = &whole_run(&fixture.env, &run_id).await.unwrap()["result"];
+    assert_eq!((&result["nice"], &result["thread"]), (&json!(10), &json!("run")), "also what it does on further threads: {result}");
+    let ours = crate::env::blocking(|| Ok(std::fs::read_to_string("/proc/thread-self/stat")?)).await.unwrap();
+    assert_eq!(ours.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(16)), Some("0"), "a thread of the daemon's own");
     supervisor.stop().await;
 }
