@@ -15,5 +15,5 @@ CREATE TABLE task_attempt (
 CREATE TABLE task_pause (task TEXT PRIMARY KEY, at BIGINT NOT NULL, paused_by TEXT NOT NULL, why TEXT NOT NULL, until BIGINT);
 
 -- Processes that hold runs: an incarnation on a node (a data directory). `lease` grows while the process lives; whoever sees it stand
--- still for long enough, by a clock of its own, may take over.
-CREATE TABLE node (incarnation TEXT PRIMARY KEY, node TEXT NOT NULL, lease BIGINT NOT NULL, seen_at BIGINT NOT NULL)
+-- still for `limit_s`, by a clock of its own, may take over.
+CREATE TABLE node (incarnation TEXT PRIMARY KEY, node TEXT NOT NULL, lease BIGINT NOT NULL, limit_s BIGINT NOT NULL, seen_at BIGINT NOT NULL)

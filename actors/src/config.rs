@@ -237,7 +237,11 @@ impl Config {
             (self.timer.max_running > 0, "timer.max_running must be at least 1"),
             (self.timer.lease_s >= 3, "timer.lease_s must be at least 3"),
             (self.timer.objective > 0.0 && self.timer.objective < 1.0, "timer.objective must be between 0 and 1, e.g. 0.99"),
-            (self.timer.history_days > 0 && self.timer.result_days > 0, "timer.history_days and timer.result_days must be at least 1"),
+            (
+                [self.timer.history_days, self.timer.result_days].iter().all(|days| (1..=36_500).contains(days)),
+                "timer.history_days and timer.result_days must be 1 to 36500",
+            ),
+            (self.timer.stop_grace_s <= 3600, "timer.stop_grace_s must be at most 3600"),
             (self.timer.max_result_bytes >= 1024, "timer.max_result_bytes must be at least 1024"),
             (self.sandbox.listen.ip().is_loopback(), "sandbox.listen must be a loopback address: the sandbox accepts any test key"),
         ];

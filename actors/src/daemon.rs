@@ -208,7 +208,7 @@ fn children(env: &Env, schedule: Timer, listener: Option<TcpListener>, sandbox_l
         actor::spec(backup::NOUN, false, backup::Backup::default),
         actor::spec(insight::NOUN, false, || insight::Insight),
         actor::spec(ingest::NOUN, true, || ingest::Ingest),
-        actor::spec(timer::NOUN, true, move || schedule.clone()),
+        actor::spec(timer::NOUN, true, move || schedule.clone()).stop_timeout(timer::stop_timeout(env)),
     ]);
     if let Some(listener) = listener {
         let server = gateway::Gateway::new(env, listener);

@@ -54,8 +54,11 @@ struct Threads(Option<tokio::runtime::Runtime>);
 impl Workshop {
     pub fn new(places: usize) -> std::io::Result<Self> {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(1).thread_name("run").enable_all().on_thread_start(|| {
-            let _ = rustix::process::nice(NICENESS); // only to be polite: without it runs work all the same
+        builder.worker_threads(2).thread_name("run").enable_all().on_thread_start(|| {
+            static TOLD: Once = Once::new();
+            if let Err(error) = rustix::process::nice(NICENESS) {
+                TOLD.call_once(|| tracing::warn!(%error, "tasks run with the priority of requests: the system does not let it be lowered"));
+            }
         });
         Ok(Self { places: Arc::new(Semaphore::new(places.max(1))), runtime: Arc::new(Threads(Some(builder.build()?))) })
     }
@@ -88,7 +91,10 @@ pub async fn carry_out(spec: &TaskSpec, run: Run, waits: bool, cancel: Cancel, w
     keep_panics();
     let mut course = Course { spec, run, cancel, workshop, began: Arc::default(), started: Instant::now(), stuck: None };
     let end = match course.dependency(waits).await {
-        Ok(()) => course.attempts().await,
+        Ok(()) => {
+            course.started = Instant::now(); // waiting for another task is not its own time
+            course.attempts().await
+        }
         Err(Early::Cancelled(by)) => course.end("cancelled", 0, Some(by)),
         Err(Early::Dependency(error)) => RunEnd { reason: Some("dependency"), ..course.end("skipped", 0, Some(error.message)) },
     };

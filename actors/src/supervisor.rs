@@ -29,6 +29,8 @@ use crate::{
 };
 
 /// How long the end of the old incarnation is awaited before its replacement starts.
+/// So many ends without a child are remembered.
+const EARLY: usize = 64;
 const OLD_TASK: Duration = Duration::from_secs(5);
 /// How long a replacement is given for its first answer.
 const FIRST: Duration = Duration::from_secs(2);
@@ -140,6 +142,8 @@ struct State {
     outcome: watch::Sender<Outcome>,
     parts: watch::Sender<Vec<Part>>,
     stopping: bool,
+    /// Ends of actors that are nobody's yet: one may die before its start was reported, and supervision events overtake messages.
+    early: Vec<(ActorId, End, String)>,
 }
 
 impl Actor for Root {
@@ -172,7 +176,7 @@ impl Actor for Root {
             quarantine: None,
         };
         let children = arguments.specs.iter().map(child).collect();
-        Ok(State { env: arguments.env, children, outcome: arguments.outcome, parts: arguments.parts, stopping: false })
+        Ok(State { env: arguments.env, children, outcome: arguments.outcome, parts: arguments.parts, stopping: false, early: Vec::new() })
     }
 
     async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -337,7 +341,7 @@ fn started(myself: &ActorRef<Message>, state: &mut State, index: usize, generati
     child.starting = false;
     match result {
         Ok((cell, join)) => {
-            let again = child.started_at.is_some();
+            let (again, born) = (child.started_at.is_some(), cell.get_id());
             (child.cell, child.join, child.state, child.started_at) = (Some(cell), Some(join), "running", Some(now));
             child.pinged = None;
             child.history.started(now_ms);
@@ -347,6 +351,10 @@ fn started(myself: &ActorRef<Message>, state: &mut State, index: usize, generati
                 first_answer(myself, &state.env, &state.children[index], index);
             }
             state.note(if again { "actor.restarted" } else { "actor.started" }, noun, json!({ "generation": generation }));
+            if let Some(at) = state.early.iter().position(|(id, ..)| *id == born) {
+                let (_, end, cause) = state.early.remove(at);
+                fail(myself, state, index, end, cause);
+            }
         }
         Err(error) => fail(myself, state, index, End::Failed, format!("start: {}", actor::start_failure(&error))),
     }
@@ -443,7 +451,13 @@ fn still_starting(state: &mut State, index: usize, generation: u64) {
 /// An event of a child that is not the current incarnation is old news.
 fn ended(myself: &ActorRef<Message>, state: &mut State, id: ActorId, end: End, cause: String) {
     let current = |c: &Child| c.cell.as_ref().is_some_and(|cell| cell.get_id() == id);
-    let Some(index) = state.children.iter().position(current) else { return };
+    let Some(index) = state.children.iter().position(current) else {
+        state.early.push((id, end, cause));
+        if state.early.len() > EARLY {
+            state.early.remove(0); // of an incarnation that nobody waited for any more
+        }
+        return;
+    };
     if !state.stopping {
         let cause = state.children[index].killed_for.take().unwrap_or(cause);
         fail(myself, state, index, end, cause);

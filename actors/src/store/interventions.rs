@@ -13,8 +13,8 @@ impl Store {
     /// Ends a run that waits (`cancelled`), or asks the process that carries it out to do so. Answers the states of the runs it touched:
     /// `cancelled` or `running`.
     pub async fn cancel(&self, run_id: &str, by: &str, at: DateTime<Utc>, fact: Fact) -> Result<Option<String>> {
-        let sql = "UPDATE task_run SET cancel_by = ?2, ended_at = CASE state WHEN 'pending' THEN ?3 END, holds = CASE state WHEN 'pending' THEN 0 ELSE holds END,
-            error = CASE state WHEN 'pending' THEN ?4 END, state = CASE state WHEN 'pending' THEN 'cancelled' ELSE state END
+        let sql = "UPDATE task_run SET cancel_by = ?2, ended_at = CASE state WHEN 'pending' THEN ?3 ELSE ended_at END, holds = CASE state WHEN 'pending' THEN 0 ELSE holds END,
+            error = CASE state WHEN 'pending' THEN ?4 ELSE error END, state = CASE state WHEN 'pending' THEN 'cancelled' ELSE state END
             WHERE run_id = ?1 AND state IN ('pending', 'running') RETURNING state";
         let params = vec![run_id.into(), by.into(), at.into(), format!("cancelled by {by} before it began").into()];
         let outcomes = self.engine.write(Batch::new().guard(sql, params).journal(fact)).await?;

@@ -58,6 +58,8 @@ pub enum Claim {
     Overlap,
     /// The row is `skipped` with reason `paused`.
     Paused,
+    /// This process holds no lease: another node took it away. Nothing was written.
+    NoLease,
     /// The slot has its row already; or, for a manual run, another run is going on. Nothing was written.
     Taken,
 }
@@ -146,7 +148,7 @@ const CLAIM: &str =
     WHERE v.verdict <> 'refused'
     ON CONFLICT (task, slot) WHERE cause <> 'manual' DO UPDATE SET run_id = excluded.run_id, cause = excluded.cause, state = excluded.state,
       reason = excluded.reason, incarnation = excluded.incarnation, started_at = excluded.started_at, lag_ms = excluded.lag_ms,
-      attempts = excluded.attempts, holds = excluded.holds
+      attempts = excluded.attempts, holds = excluded.holds, asked_by = excluded.asked_by, ended_at = NULL, error = NULL, result = NULL, cancel_by = NULL
       WHERE task_run.state = 'missed' OR task_run.state = 'skipped' AND task_run.reason = 'catch_up'
     RETURNING state, reason";
 const INSERT: &str = "INSERT INTO task_run (run_id, task, slot, cause, state, reason, incarnation)
@@ -172,14 +174,14 @@ macro_rules! select {
 impl Store {
     /// Claims a slot, or the place of a manual run.
     pub async fn claim_run(&self, run: &NewRun, place: Place, fact: Fact) -> Result<Claim> {
-        self.claim(Batch::new(), 0, run, place, fact).await
+        self.claim(leased(&run.incarnation), 1, run, place, fact).await
     }
 
     /// Claims the only slot of a round and moves the task's mark, in one commit.
     pub async fn claim_through(&self, run: &NewRun, place: Place, through: DateTime<Utc>, fact: Fact) -> Result<Claim> {
         // The mark first: it moves whatever the claim decides.
-        let batch = Batch::new().sql(MARK, vec![run.task.as_str().into(), through.into()]);
-        self.claim(batch, 1, run, place, fact).await
+        let batch = leased(&run.incarnation).sql(MARK, vec![run.task.as_str().into(), through.into()]);
+        self.claim(batch, 2, run, place, fact).await
     }
 
     async fn claim(&self, batch: Batch, at: usize, run: &NewRun, place: Place, fact: Fact) -> Result<Claim> {
@@ -197,6 +199,9 @@ impl Store {
             place.as_str().into(),
         ];
         let outcomes = self.engine.write(batch.guard(CLAIM, params).journal(fact)).await?;
+        if outcomes.rows(0).is_empty() {
+            return Ok(Claim::NoLease);
+        }
         let Some(row) = outcomes.rows(at).first() else { return Ok(Claim::Taken) };
         Ok(match (row.text(0)?, row.opt_text(1)?.as_deref()) {
             ("skipped", Some("paused")) => Claim::Paused,
@@ -267,31 +272,34 @@ impl Store {
     /// The task it waited for has ended: a run that holds its place begins. False if it was cancelled meanwhile.
     pub async fn start_pending(&self, run_id: &str, incarnation: &str, at: DateTime<Utc>) -> Result<bool> {
         let sql = "UPDATE task_run SET state = 'running', reason = NULL, started_at = ?3, attempts = CASE attempts WHEN 0 THEN 1 ELSE attempts END
-            WHERE run_id = ?1 AND incarnation = ?2 AND state IN ('pending', 'running') AND holds = 1";
+            WHERE run_id = ?1 AND incarnation = ?2 AND state IN ('pending', 'running')";
         Ok(self.engine.write(Batch::new().sql(sql, vec![run_id.into(), incarnation.into(), at.into()])).await?.affected(0) == 1)
     }
 
     /// Tasks with a run that waits for its place, each with that place free.
     pub async fn tasks_waiting(&self) -> Result<Vec<String>> {
-        let sql = "SELECT DISTINCT task FROM task_run AS w WHERE state IN ('pending', 'running') AND state = 'pending' AND holds = 0
+        let sql = "SELECT DISTINCT task FROM task_run AS w WHERE state IN ('pending', 'running') AND state = 'pending' AND holds = 0 AND reason <> 'dependency'
             AND NOT EXISTS (SELECT 1 FROM task_run WHERE task = w.task AND holds = 1)";
         self.engine.read(sql, vec![]).await?.iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
     }
 
-    /// Gives the place of `task`, if it is free, to the run that has waited longest (backfills last) and puts it under our lease.
-    pub async fn begin_waiting(&self, task: &str, incarnation: &str, at: DateTime<Utc>) -> Result<Option<RunRow>> {
+    /// Gives the place of `task`, if it is free, to the run that has waited longest (backfills last) and puts it under our lease. While the
+    /// task is paused, or in a `blackout`, only one that a person asked for.
+    pub async fn begin_waiting(&self, task: &str, incarnation: &str, at: DateTime<Utc>, blackout: bool) -> Result<Option<RunRow>> {
         let sql = "UPDATE task_run SET state = 'running', reason = NULL, holds = 1, incarnation = ?2, started_at = ?3, attempts = attempts + 1
-            WHERE n = (SELECT n FROM task_run WHERE task = ?1 AND state IN ('pending', 'running') AND state = 'pending' AND holds = 0
+            WHERE n = (SELECT n FROM task_run WHERE task = ?1 AND state IN ('pending', 'running') AND state = 'pending' AND holds = 0 AND reason <> 'dependency'
+                  AND (cause IN ('manual', 'backfill') OR ?4 = 0 AND NOT EXISTS (SELECT 1 FROM task_pause WHERE task = ?1 AND (until IS NULL OR until > ?3)))
                 ORDER BY CASE cause WHEN 'backfill' THEN 1 ELSE 0 END, slot, n LIMIT 1)
               AND NOT EXISTS (SELECT 1 FROM task_run WHERE task = ?1 AND holds = 1)
             RETURNING n, run_id, task, slot, cause, state, reason, attempts, asked_by, started_at, ended_at, lag_ms, error, result, incarnation";
-        let outcomes = self.engine.write(Batch::new().sql(sql, vec![task.into(), incarnation.into(), at.into()])).await?;
-        outcomes.rows(0).first().map(run_row).transpose()
+        let batch = leased(incarnation).sql(sql, vec![task.into(), incarnation.into(), at.into(), blackout.into()]);
+        self.engine.write(batch).await?.rows(1).first().map(run_row).transpose()
     }
 
     /// Runs without an end, oldest first.
     pub async fn open_runs(&self) -> Result<Vec<RunRow>> {
-        let sql = select!("WHERE state IN ('pending', 'running') ORDER BY n");
+        // `+ 0`: ordered by the key it would walk the whole history instead of the index of open runs.
+        let sql = select!("WHERE state IN ('pending', 'running') ORDER BY n + 0");
         self.engine.read(sql, vec![]).await?.iter().map(run_row).collect()
     }
 
@@ -353,9 +361,14 @@ impl Store {
 
     /// The newest scheduled run of `task` with its slot in (after, before].
     pub async fn run_between(&self, task: &str, after: DateTime<Utc>, before: DateTime<Utc>) -> Result<Option<RunRow>> {
-        let sql = select!("WHERE task = ?1 AND slot > ?2 AND slot <= ?3 ORDER BY slot DESC LIMIT 1");
+        let sql = select!("WHERE task = ?1 AND slot > ?2 AND slot <= ?3 AND cause <> 'manual' ORDER BY slot DESC LIMIT 1");
         self.engine.read(sql, vec![task.into(), after.into(), before.into()]).await?.first().map(run_row).transpose()
     }
+}
+
+/// A batch that writes nothing unless that process holds its lease.
+fn leased(incarnation: &str) -> Batch {
+    Batch::new().guard("SELECT 1 FROM node WHERE incarnation = ?1", vec![incarnation.into()])
 }
 
 fn attempt_params(run_id: &str, attempt: &Attempt) -> Vec<Value> {

@@ -28,6 +28,8 @@ pub struct NodeRow {
     pub node: String,
     /// Grows while it lives.
     pub lease: i64,
+    /// It is gone when its lease has stood still for so long: its own setting, not the observer's.
+    pub limit_s: i64,
     pub seen_at: DateTime<Utc>,
 }
 
@@ -59,13 +61,14 @@ pub struct SlotOutcome {
 
 impl Store {
     /// Takes or renews our lease; false if it had been taken from us: somebody thought us dead.
-    pub async fn renew_lease(&self, incarnation: &str, node: &str, at: DateTime<Utc>, first: bool) -> Result<bool> {
+    pub async fn renew_lease(&self, incarnation: &str, node: &str, limit_s: i64, at: DateTime<Utc>, first: bool) -> Result<bool> {
         let sql = if first {
-            "INSERT INTO node (incarnation, node, lease, seen_at) VALUES (?1, ?2, 1, ?3) ON CONFLICT (incarnation) DO UPDATE SET lease = node.lease + 1, seen_at = excluded.seen_at"
+            "INSERT INTO node (incarnation, node, lease, limit_s, seen_at) VALUES (?1, ?2, 1, ?4, ?3)
+                ON CONFLICT (incarnation) DO UPDATE SET lease = node.lease + 1, limit_s = excluded.limit_s, seen_at = excluded.seen_at"
         } else {
-            "UPDATE node SET lease = lease + 1, seen_at = ?3 WHERE incarnation = ?1 AND node = ?2"
+            "UPDATE node SET lease = lease + 1, limit_s = ?4, seen_at = ?3 WHERE incarnation = ?1 AND node = ?2"
         };
-        let outcomes = self.engine.write(Batch::new().sql(sql, vec![incarnation.into(), node.into(), at.into()])).await?;
+        let outcomes = self.engine.write(Batch::new().sql(sql, vec![incarnation.into(), node.into(), at.into(), limit_s.into()])).await?;
         Ok(outcomes.affected(0) == 1)
     }
 
@@ -82,9 +85,15 @@ impl Store {
     }
 
     pub async fn nodes(&self) -> Result<Vec<NodeRow>> {
-        let rows = self.engine.read("SELECT incarnation, node, lease, seen_at FROM node", vec![]).await?;
+        let rows = self.engine.read("SELECT incarnation, node, lease, limit_s, seen_at FROM node", vec![]).await?;
         let node = |r: &Row| {
-            Ok(NodeRow { incarnation: r.text(0)?.to_owned(), node: r.text(1)?.to_owned(), lease: r.int(2)?, seen_at: r.time(3)? })
+            Ok(NodeRow {
+                incarnation: r.text(0)?.to_owned(),
+                node: r.text(1)?.to_owned(),
+                lease: r.int(2)?,
+                limit_s: r.int(3)?,
+                seen_at: r.time(4)?,
+            })
         };
         rows.iter().map(node).collect()
     }
@@ -100,7 +109,12 @@ impl Store {
 
     /// False if it was not paused.
     pub async fn resume_task(&self, task: &str, fact: Fact) -> Result<bool> {
-        let batch = Batch::new().guard("DELETE FROM task_pause WHERE task = ?1", vec![task.into()]).journal(fact);
+        let resumed = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        let at = fact.at.timestamp_micros().to_string();
+        let batch = Batch::new()
+            .guard("DELETE FROM task_pause WHERE task = ?1", vec![task.into()])
+            .sql(resumed, vec![resumed_key(task).into(), at.into()])
+            .journal(fact);
         Ok(self.engine.write(batch).await?.affected(0) == 1)
     }
 
@@ -144,17 +158,21 @@ impl Store {
         rows.iter().map(count).collect()
     }
 
-    /// The states of a task's latest scheduled runs that began, newest first.
+    /// The states of a task's latest scheduled runs that began and ended after it was last resumed, newest first.
     pub async fn latest_ends(&self, task: &str, limit: u32) -> Result<Vec<String>> {
-        let sql = "SELECT state FROM task_run WHERE task = ?1 AND cause <> 'manual' AND state IN ('succeeded', 'failed', 'timed_out') ORDER BY n DESC LIMIT ?2";
-        self.engine.read(sql, vec![task.into(), limit.into()]).await?.iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
+        let resumed: i64 = self.meta(&resumed_key(task)).await?.and_then(|at| at.parse().ok()).unwrap_or(0);
+        let sql = "SELECT state FROM task_run WHERE task = ?1 AND cause <> 'manual' AND state IN ('succeeded', 'failed', 'timed_out') AND ended_at > ?3
+            ORDER BY n DESC LIMIT ?2";
+        let rows = self.engine.read(sql, vec![task.into(), limit.into(), resumed.into()]).await?;
+        rows.iter().map(|r| Ok(r.text(0)?.to_owned())).collect()
     }
 
     /// Runs that ended badly since `since`: (failed or timed out, missed).
     pub async fn bad_runs(&self, since: DateTime<Utc>) -> Result<(i64, i64)> {
         let sql = "SELECT COALESCE(SUM(CASE WHEN state IN ('failed', 'timed_out') AND ended_at >= ?1 THEN 1 ELSE 0 END), 0),
-            COALESCE(SUM(CASE WHEN state = 'missed' AND slot >= ?1 THEN 1 ELSE 0 END), 0) FROM task_run WHERE slot >= ?1 OR ended_at >= ?1";
-        let rows = self.engine.read(sql, vec![since.into()]).await?;
+            COALESCE(SUM(CASE WHEN state = 'missed' AND slot >= ?1 THEN 1 ELSE 0 END), 0) FROM task_run WHERE slot >= ?2";
+        // A run ends within days of its slot; without a bound on the slot the whole history would be walked.
+        let rows = self.engine.read(sql, vec![since.into(), (since - chrono::TimeDelta::days(7)).into()]).await?;
         rows.first().map_or(Ok((0, 0)), |r| Ok((r.int(0)?, r.int(1)?)))
     }
 
@@ -205,4 +223,9 @@ impl Store {
             .sql(results, vec![results_before.into(), limit.into()]);
         Ok(self.engine.write(batch).await?.affected(1))
     }
+}
+
+/// Where it is kept when a task was last resumed.
+fn resumed_key(task: &str) -> String {
+    format!("resumed:{task}")
 }

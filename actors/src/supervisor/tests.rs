@@ -515,3 +515,47 @@ async fn a_full_mailbox_refuses_at_once_and_wake_ups_are_one() {
     assert!(now.in_handler_ms.is_some_and(|ms| ms >= 200), "{now:?}");
     supervisor.stop().await;
 }
+
+/// Its second life fails at its first message, sent at its start, as an actor does that looks at the store first.
+#[derive(Clone, Default)]
+struct Stillborn {
+    lives: Arc<AtomicU32>,
+    panics: bool,
+}
+
+impl Actor for Stillborn {
+    type Msg = Ask;
+    type State = bool;
+    type Arguments = Env;
+
+    async fn pre_start(&self, myself: ActorRef<Ask>, _: Env) -> Result<bool, ActorProcessingErr> {
+        let doomed = self.lives.fetch_add(1, SeqCst) == 1;
+        myself.cast(Ask::Play(0))?;
+        Ok(doomed)
+    }
+
+    async fn handle(&self, _: ActorRef<Ask>, ask: Ask, doomed: &mut bool) -> Result<(), ActorProcessingErr> {
+        match ask {
+            Ask::Probe(probe, reply) => actor::answer(probe, reply).await,
+            Ask::Play(_) if *doomed && self.panics => panic!("the table is gone"),
+            Ask::Play(_) if *doomed => return Err("the table is gone".into()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_dies_at_its_first_message_is_restarted_however_soon_that_is() {
+    for panics in [false, true].into_iter().cycle().take(12) {
+        let fixture = fixture(|c| c.supervisor.ping_every_ms = 50);
+        let cat = Stillborn { panics, ..Stillborn::default() };
+        let lives = cat.lives.clone();
+        let supervisor = start(&fixture, vec![actor::spec("kitten", false, move || cat.clone())]).await;
+        let _ = supervisor.rehearse("kitten".into(), Drill::Panic).await; // its second life is the one that fails
+        until("the third life", || async { lives.load(SeqCst) == 3 }).await;
+        until("it runs", || async { child(&supervisor, "kitten").await.state == "running" }).await;
+        assert_eq!(child(&supervisor, "kitten").await.restarts, 2);
+        supervisor.stop().await;
+    }
+}

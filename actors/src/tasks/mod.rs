@@ -109,8 +109,13 @@ fn change(spec: &mut TaskSpec, settings: &TaskSettings) -> Vec<String> {
             Err(problem) => problems.push(format!("blackout: {problem}")),
         }
     }
-    if settings.timeout_s == Some(0) {
-        problems.push("timeout_s: must be at least 1".into());
+    for (key, seconds) in [("timeout_s", settings.timeout_s), ("total_timeout_s", settings.total_timeout_s)] {
+        if seconds.is_some_and(|s| !(1..=2_592_000).contains(&s)) {
+            problems.push(format!("{key}: must be 1 to 2592000"));
+        }
+    }
+    if settings.retries.is_some_and(|n| n > 100) {
+        problems.push("retries: must be at most 100".into());
     }
     policy.timeout = settings.timeout_s.map_or(policy.timeout, Duration::from_secs);
     policy.total_timeout = settings.total_timeout_s.map_or(policy.total_timeout, Duration::from_secs);
@@ -212,7 +217,7 @@ mod tests {
             (&[("HEARTBEAT__SCHEDULE", "every 5 s"), ("HEARTBEAT__ZONE", "Europe/Berlin")], "tasks.heartbeat.schedule: "),
             (&[("HEARTBEAT__ZONE", "Europe/Berlin")], "tasks.heartbeat.zone: "),
             (&[("HEARTBEAT__BLACKOUT", "[\"sometimes\"]")], "tasks.heartbeat.blackout: "),
-            (&[("HEARTBEAT__TIMEOUT_S", "0")], "tasks.heartbeat.timeout_s: must be at least 1"),
+            (&[("HEARTBEAT__TIMEOUT_S", "0")], "tasks.heartbeat.timeout_s: must be 1 to"),
             (&[("HEARTBEAT__OVERLAPS", "skip")], "unknown field `overlaps`"),
         ];
         for (pairs, expected) in cases {

@@ -587,7 +587,7 @@ mod tests {
         let fixture = fixture();
         let supervisor = start(&fixture).await;
         let (store, now) = (fixture.env.store(), fixture.env.now());
-        store.renew_lease("inc_other", "other", now, true).await.unwrap();
+        store.renew_lease("inc_other", "other", 3, now, true).await.unwrap();
         let stuck = running(&fixture, "heartbeat", "inc_other", now - TimeDelta::hours(5)).await;
         let fine = running(&fixture, "slo_guard", "inc_other", now - TimeDelta::minutes(1)).await;
         let record = heal(&fixture).await;
@@ -603,12 +603,12 @@ mod tests {
         let (store, now) = (fixture.env.store(), fixture.env.now());
         // The timer looks by itself once after its start, and then not for a third of an hour: it may be first the first time.
         until("self_heal is the first to see it", || async {
-            store.renew_lease("inc_gone", fixture.env.node(), now, true).await.unwrap();
+            store.renew_lease("inc_gone", fixture.env.node(), 3, now, true).await.unwrap();
             repairs(&heal(&fixture).await) == [("lease", "inc_gone", "released")]
         })
         .await;
-        store.renew_lease("inc_dead", fixture.env.node(), now, true).await.unwrap();
-        store.renew_lease("inc_far", "far", now - TimeDelta::hours(4), true).await.unwrap();
+        store.renew_lease("inc_dead", fixture.env.node(), 3, now, true).await.unwrap();
+        store.renew_lease("inc_far", "far", 3, now - TimeDelta::hours(4), true).await.unwrap();
         let dead = running(&fixture, "slo_guard", "inc_dead", now - TimeDelta::minutes(1)).await;
         // Ours, but nobody carries it out: its end could not be written.
         let lost = running(&fixture, "slo_monitor", fixture.env.incarnation(), now - TimeDelta::minutes(1)).await;
@@ -684,7 +684,7 @@ mod tests {
         let supervisor = start(&fixture).await;
         let (store, now) = (fixture.env.store(), fixture.env.now());
         old(&fixture, "backups/daily/.work-x/f");
-        store.renew_lease("inc_other", "other", now, true).await.unwrap();
+        store.renew_lease("inc_other", "other", 3, now, true).await.unwrap();
         let run_id = running(&fixture, "daily_backup", "inc_other", now).await;
         assert_eq!(repairs(&heal(&fixture).await), []);
         let end = RunEnd {

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{NOUN, floor::Floor, requests::pause_check};
+use super::{NOUN, floor::Floor, lease, requests::pause_check};
 use crate::{
     actor::{self, Reply},
     alert,
@@ -16,14 +16,14 @@ use crate::{
     env::{Env, rfc3339},
     error::{Error, Result},
     execution::{self, Cancel, Ended},
-    store::{Claim, NewRun, Place, RunEnd, RunRow},
+    store::{Claim, NewRun, Place, RunEnd, RunRow, engine::Fact},
     task::{Run, TaskSpec},
 };
 
 /// Who pauses a task that keeps failing.
 pub(super) const SCHEDULE: &str = "schedule";
 /// How long cancelled runs may take to write their end at a stop.
-const LAST_WORDS: Duration = Duration::from_millis(1500);
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(1500);
 
 /// New marks, each with its task's place in the table.
 pub type Marks = Vec<(usize, DateTime<Utc>)>;
@@ -56,6 +56,12 @@ impl Desk {
     pub(super) fn built(&self, task: &str) -> Result<&TaskSpec> {
         let spec = self.spec(task)?;
         if spec.work.is_some() { Ok(spec) } else { Err(Error::conflict("planned", format!("{task} is planned and cannot run yet"))) }
+    }
+
+    /// Renews our lease, or takes it (`first`); false if it had been taken away.
+    pub(super) async fn hold_lease(&self, first: bool) -> Result<bool> {
+        let limit_s = i64::try_from(self.env.config().timer.lease_s).unwrap_or(i64::MAX);
+        self.env.store().renew_lease(self.env.incarnation(), self.env.node(), limit_s, self.env.now(), first).await
     }
 
     pub(super) fn renew_every(&self) -> Duration {
@@ -136,9 +142,13 @@ impl Desk {
         } else {
             let data = json!({"task": spec.name, "slot": rfc3339(slot), "cause": cause, "asked_by": asked_by});
             let fact = self.env.fact("run.claimed", &row.run_id, data);
-            match through {
-                Some(through) => self.env.store().claim_through(&row, place, through, fact).await,
-                None => self.env.store().claim_run(&row, place, fact).await,
+            match self.claim(&row, place, through, fact.clone()).await {
+                // Nothing begins without a lease: another node would take it for a dead process's.
+                Ok(Claim::NoLease) => match lease::regain(self).await {
+                    Ok(()) => self.claim(&row, place, through, fact).await,
+                    Err(error) => Err(error),
+                },
+                claim => claim,
             }
         };
         match claim {
@@ -152,7 +162,17 @@ impl Desk {
             }
             Ok(_) | Err(_) => self.floor.leave(&row.run_id),
         }
+        if matches!(claim, Ok(Claim::NoLease)) {
+            return Err(Error::unavailable("no_lease", "the lease of this process was taken away again"));
+        }
         claim.map(|claim| (claim, row.run_id))
+    }
+
+    async fn claim(&self, row: &NewRun, place: Place, through: Option<DateTime<Utc>>, fact: Fact) -> Result<Claim> {
+        match through {
+            Some(through) => self.env.store().claim_through(row, place, through, fact).await,
+            None => self.env.store().claim_run(row, place, fact).await,
+        }
     }
 
     fn run(&self, run_id: &str, slot: DateTime<Utc>, cause: &'static str, asked_by: Option<String>, attempt: u32) -> Run {
@@ -206,11 +226,13 @@ impl Desk {
     /// Begins the run that has waited longest, if the task's place is free; more may follow when it ends.
     pub(super) async fn begin_waiting(&self, spec: &TaskSpec) -> Result<()> {
         self.floor.wait(spec.name);
+        let handing = self.floor.handing.lock().await;
         if self.floor.is_closed() || self.floor.is_stuck(spec.name) {
             return Ok(());
         }
-        let handing = self.floor.handing.lock().await;
-        let begun = self.env.store().begin_waiting(spec.name, self.env.incarnation(), self.env.now()).await?;
+        let now = self.env.now();
+        let blackout = spec.policy.blacked_out(now, now).is_some();
+        let begun = self.env.store().begin_waiting(spec.name, self.env.incarnation(), now, blackout).await?;
         if let Some(row) = begun {
             let cancel = self.floor.enter(&row.run_id, spec.name);
             let run =
@@ -254,6 +276,7 @@ impl Desk {
     /// Lets running runs end, then tells the rest to, and gives the lease back.
     pub(super) async fn drain(&self) {
         self.floor.close();
+        drop(self.floor.handing.lock().await); // a run that is just being given to us is in the list after this
         let grace = Duration::from_secs(self.env.config().timer.stop_grace_s);
         if !self.empty_within(grace).await {
             for run_id in self.floor.run_ids() {

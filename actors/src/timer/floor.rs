@@ -34,6 +34,8 @@ pub struct Floor {
     stuck: Mutex<HashMap<&'static str, usize>>,
     pub(super) workshop: Workshop,
     closed: AtomicBool,
+    /// This process has held a lease.
+    leased: AtomicBool,
     /// Held while a waiting row is given to us and not in the list yet, so that a start-up does not take it for an orphan.
     pub(super) handing: tokio::sync::Mutex<()>,
     /// Other processes' leases.
@@ -49,6 +51,7 @@ impl Floor {
             stuck: Mutex::default(),
             workshop,
             closed: AtomicBool::new(false),
+            leased: AtomicBool::new(false),
             handing: tokio::sync::Mutex::default(),
             watch: Watch::default(),
             pruned: Mutex::default(),
@@ -57,6 +60,15 @@ impl Floor {
 
     pub(super) fn open(&self) {
         self.closed.store(false, Ordering::SeqCst);
+    }
+
+    pub(super) fn note_lease(&self) {
+        self.leased.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a missing lease was taken away; before the first one it is just not there yet.
+    pub(super) fn had_lease(&self) -> bool {
+        self.leased.load(Ordering::SeqCst)
     }
 
     /// The tasks that run in this process, each with one of its runs.

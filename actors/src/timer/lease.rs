@@ -45,8 +45,8 @@ pub struct LookedAfter {
 pub(super) struct Watch(Mutex<HashMap<String, (i64, Instant)>>);
 
 impl Watch {
-    /// The processes among `nodes` whose lease has not grown for `limit`.
-    fn stale(&self, nodes: &[NodeRow], limit: Duration) -> Vec<NodeRow> {
+    /// The processes among `nodes` whose lease has not grown for their limit.
+    fn stale(&self, nodes: &[NodeRow]) -> Vec<NodeRow> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.retain(|incarnation, _| nodes.iter().any(|n| n.incarnation == *incarnation));
         let mut stale = Vec::new();
@@ -54,7 +54,7 @@ impl Watch {
             let last = seen.entry(node.incarnation.clone()).or_insert((node.lease, Instant::now()));
             if last.0 != node.lease {
                 *last = (node.lease, Instant::now());
-            } else if last.1.elapsed() >= limit {
+            } else if last.1.elapsed() >= Duration::from_secs(node.limit_s.unsigned_abs()) {
                 stale.push(node.clone());
             }
         }
@@ -65,12 +65,14 @@ impl Watch {
 /// Takes our lease, gives the runs of dead processes their end and reads marks and pauses. A task without a mark begins now.
 pub(super) async fn take_up(desk: &Desk) -> Result<TakenUp> {
     let (store, now) = (desk.env.store(), desk.env.now());
-    store.renew_lease(desk.env.incarnation(), desk.env.node(), now, true).await?;
+    desk.hold_lease(true).await?;
+    desk.floor.note_lease();
     look_after_others(desk, true).await?;
-    begin_all_waiting(desk).await?;
     if !desk.env.config().timer.enabled {
+        // A command that is there for a moment: what waits begins in the next daemon, this one would only cut it off.
         return Ok(TakenUp { marks: Vec::new(), pauses: store.pauses(now).await? });
     }
+    begin_all_waiting(desk).await?;
     let known: HashMap<String, DateTime<Utc>> = store.task_marks().await?.into_iter().collect();
     let built = || desk.table.iter().enumerate().filter(|(_, s)| s.work.is_some());
     let new: Vec<&str> = built().map(|(_, s)| s.name).filter(|name| !known.contains_key(*name)).collect();
@@ -93,27 +95,41 @@ pub(super) fn usable(mark: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
 /// cancelled. Answers the pauses that hold.
 pub(super) async fn renew(desk: &Desk) -> Result<Vec<Pause>> {
     let (store, now, incarnation) = (desk.env.store(), desk.env.now(), desk.env.incarnation());
-    if !store.renew_lease(incarnation, desk.env.node(), now, false).await? {
-        // Another node thought us dead and has given our runs their end: what is still going on here must not go on.
-        tracing::error!(actor = NOUN, "the lease was taken away while this process stood still; its runs are told to end");
-        for run_id in desk.floor.run_ids() {
-            desk.floor.tell(&run_id, "another node took the run over while this process stood still");
-        }
-        store.renew_lease(incarnation, desk.env.node(), now, true).await?;
+    if !desk.hold_lease(false).await? {
+        regain(desk).await?;
     }
-    look_after_others(desk, false).await?;
+    look_after_others(desk, true).await?;
     for (run_id, by) in store.cancel_requests(incarnation).await? {
         desk.floor.tell(&run_id, &format!("cancelled by {by}"));
     }
-    begin_all_waiting(desk).await?;
+    if desk.env.config().timer.enabled {
+        begin_all_waiting(desk).await?;
+    }
     prune(desk).await?;
     store.pauses(now).await
 }
 
+/// Takes our lease anew: this process stood still for so long that another node thought it dead. The runs that were given their end or
+/// taken over meanwhile are told to end; the others go on.
+pub(super) async fn regain(desk: &Desk) -> Result<()> {
+    let (store, incarnation) = (desk.env.store(), desk.env.incarnation());
+    let first = !desk.floor.had_lease();
+    for run_id in desk.floor.run_ids() {
+        let row = store.run(&run_id).await?;
+        // A run without a row has not been claimed yet.
+        if row.is_some_and(|row| row.incarnation != incarnation || !matches!(row.state.as_str(), "pending" | "running")) {
+            desk.floor.tell(&run_id, "another node took the run over while this process stood still");
+        }
+    }
+    if !first {
+        tracing::error!(actor = NOUN, "the lease was taken away while this process stood still; it is taken anew");
+    }
+    desk.hold_lease(true).await.map(drop)
+}
+
 /// Looks at once, as a start-up does: also at runs under our own lease that nobody carries out, whose end could not be written.
 pub(super) async fn look_after(desk: &Desk) -> Result<LookedAfter> {
-    let (env, now) = (&desk.env, desk.env.now());
-    if !env.store().renew_lease(env.incarnation(), env.node(), now, false).await? {
+    if !desk.hold_lease(false).await? {
         // Without a lease our own runs look like those of a process that is gone; the next renewal sets that right.
         return Err(Error::unavailable("no_lease", "this process holds no lease at the moment"));
     }
@@ -137,7 +153,7 @@ async fn look_after_others(desk: &Desk, own: bool) -> Result<LookedAfter> {
     let nodes = store.nodes().await?;
     let (mut gone, others): (Vec<_>, Vec<_>) = nodes.into_iter().filter(|n| n.incarnation != me).partition(|n| n.node == desk.env.node());
     let mut looked_after = LookedAfter::default();
-    gone.extend(desk.floor.watch.stale(&others, Duration::from_secs(desk.env.config().timer.lease_s)));
+    gone.extend(desk.floor.watch.stale(&others));
     for node in &gone {
         if !store.end_lease(&node.incarnation, node.lease).await? {
             continue; // it lives after all, or another node is looking after it
@@ -237,7 +253,7 @@ async fn prune(desk: &Desk) -> Result<()> {
     if !desk.floor.prune_due() {
         return Ok(());
     }
-    let days = |n: i64| now - chrono::TimeDelta::days(n);
+    let days = |n: i64| chrono::TimeDelta::try_days(n).and_then(|span| now.checked_sub_signed(span)).unwrap_or(DateTime::<Utc>::MIN_UTC);
     let gone = desk.env.store().prune_runs(days(limits.history_days), days(limits.result_days), 5000).await?;
     if gone > 0 {
         tracing::info!(actor = NOUN, rows = gone, history_days = limits.history_days, "old runs were forgotten");

@@ -21,11 +21,13 @@ mod view;
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
@@ -76,8 +78,11 @@ pub enum Message {
         pauses: Result<Vec<Pause>>,
         version: u64,
     },
-    /// A pause or its end is in the store.
-    PauseWritten,
+    /// A pause, or its end, is in the store.
+    Paused {
+        task: String,
+        pause: Option<Pause>,
+    },
     List(Reply<Vec<TaskInfo>>),
     Next {
         task: String,
@@ -179,6 +184,23 @@ pub async fn pause_check(env: &Env) -> Result<Check> {
     requests::pause_check(env).await
 }
 
+/// How long the timer may take to stop: the runs' grace, their last words, and a margin for writing them.
+pub fn stop_timeout(env: &Env) -> Duration {
+    Duration::from_secs(env.config().timer.stop_grace_s) + desk::LAST_WORDS + Duration::from_secs(2)
+}
+
+/// A panic in what the timer waits for must come back as an error, or it would wait for ever.
+async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(Error::internal("the timer's work panicked; the panic is in the log")))
+}
+
+fn paused_until(pause: &Pause) -> DateTime<Utc> {
+    pause.until.unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
 fn timeout(env: &Env) -> Duration {
     Duration::from_millis(env.config().server.actor_timeout_ms)
 }
@@ -210,7 +232,7 @@ pub struct State {
     desk: Desk,
     agenda: Agenda,
     pauses: HashMap<String, Pause>,
-    /// Grows when somebody pauses or resumes a task, and again when that is in the store.
+    /// Grows with every pause and resume: what was read before is old.
     pauses_version: u64,
     phase: Phase,
     renewing: bool,
@@ -266,7 +288,7 @@ impl Actor for Timer {
             Message::TakenUp { found, version } => state.taken_up(&myself, found, version),
             Message::Settled(marks, result) => state.settled(&myself, marks, result),
             Message::Renewed { pauses, version } => state.renewed(pauses, version),
-            Message::PauseWritten => state.pauses_version += 1,
+            Message::Paused { task, pause } => state.set_pause(&task, pause),
             Message::List(reply) => actor::respond(reply, Ok(state.infos())),
             Message::Next { task, count, reply } => actor::respond(reply, state.next_slots(&task, count)),
             Message::RunNow { task, asked_by, reply } => state.desk.apart(reply, async move |desk| desk.run_by_hand(&task, asked_by).await),
@@ -298,7 +320,7 @@ impl State {
             let (desk, myself) = (self.desk.clone(), myself.clone());
             let version = self.pauses_version;
             tokio::spawn(async move {
-                let found = lease::take_up(&desk).await;
+                let found = caught(lease::take_up(&desk)).await;
                 myself.cast(Message::TakenUp { found, version })
             });
             return;
@@ -311,7 +333,10 @@ impl State {
         self.phase = Phase::Looking;
         let (desk, myself) = (self.desk.clone(), myself.clone());
         tokio::spawn(async move {
-            let (marks, result) = desk.follow(rounds).await;
+            let (marks, result) = match caught(async { Ok(desk.follow(rounds).await) }).await {
+                Ok(followed) => followed,
+                Err(error) => (Marks::new(), Err(error)),
+            };
             myself.cast(Message::Settled(marks, result))
         });
     }
@@ -379,7 +404,7 @@ impl State {
         let (desk, myself) = (self.desk.clone(), myself.clone());
         let version = self.pauses_version;
         tokio::spawn(async move {
-            let pauses = lease::renew(&desk).await;
+            let pauses = caught(lease::renew(&desk)).await;
             myself.cast(Message::Renewed { pauses, version })
         });
     }
@@ -397,14 +422,14 @@ impl State {
     fn set_pauses(&mut self, pauses: Vec<Pause>) {
         self.pauses = pauses.into_iter().map(|p| (p.task.clone(), p)).collect();
         for (index, spec) in self.desk.table.iter().enumerate() {
-            self.agenda.set_paused(index, self.pauses.contains_key(spec.name));
+            self.agenda.set_paused(index, self.pauses.get(spec.name).map(paused_until));
         }
     }
 
     fn set_pause(&mut self, task: &str, pause: Option<Pause>) {
         self.pauses_version += 1;
         if let Some(index) = self.desk.table.iter().position(|s| s.name == task) {
-            self.agenda.set_paused(index, pause.is_some());
+            self.agenda.set_paused(index, pause.as_ref().map(paused_until));
         }
         match pause {
             Some(pause) => drop(self.pauses.insert(task.to_owned(), pause)),
@@ -412,25 +437,21 @@ impl State {
         }
     }
 
-    /// The store has the last word on what is paused; here it only shows, and keeps slots from being tried.
+    /// Only once it is in the store: until then every claim asks there.
     fn pause(&mut self, myself: &ActorRef<Message>, pause: Pause, reply: Reply<()>) {
-        if self.desk.built(&pause.task).is_ok() {
-            self.set_pause(&pause.task.clone(), Some(pause.clone()));
-        }
         let myself = myself.clone();
         self.desk.apart(reply, async move |desk| {
-            let done = desk.pause(pause).await;
-            let _ = myself.cast(Message::PauseWritten); // its replacement reads the store
-            done
+            desk.pause(pause.clone()).await?;
+            let _ = myself.cast(Message::Paused { task: pause.task.clone(), pause: Some(pause) }); // its replacement reads the store
+            Ok(())
         });
     }
 
     fn resume(&mut self, myself: &ActorRef<Message>, task: String, asked_by: String, reply: Reply<()>) {
-        self.set_pause(&task, None);
         let myself = myself.clone();
         self.desk.apart(reply, async move |desk| {
             let done = desk.resume(&task, &asked_by).await;
-            let _ = myself.cast(Message::PauseWritten); // its replacement reads the store
+            let _ = myself.cast(Message::Paused { task, pause: None }); // its replacement reads the store
             done
         });
     }

@@ -83,7 +83,7 @@ impl Desk {
     pub(super) async fn pause(&self, pause: Pause) -> Result<()> {
         self.built(&pause.task)?;
         if pause.until.is_some_and(|until| until <= pause.at) {
-            return Err(Error::invalid("until", "until has passed already"));
+            return Err(Error::field("until", "until has passed already"));
         }
         let data = json!({"by": pause.by, "why": pause.why, "until": pause.until.map(rfc3339)});
         self.env.store().pause_task(&pause, self.env.fact("task.paused", &pause.task, data)).await
@@ -106,11 +106,15 @@ impl Desk {
         let spec = self.built(&ask.task)?;
         let now = self.env.now();
         if ask.to > now || ask.from > ask.to {
-            return Err(Error::invalid("range", "a backfill is of the past: from <= to <= now"));
+            return Err(Error::field("to", "a backfill is of the past: from <= to <= now"));
         }
-        let slots = spec.schedule.slots(ask.from - chrono::TimeDelta::microseconds(1), ask.to, MAX_BACKFILL + 1);
+        let slots = spec.schedule.slots(
+            ask.from.checked_sub_signed(chrono::TimeDelta::microseconds(1)).unwrap_or(ask.from),
+            ask.to,
+            MAX_BACKFILL + 1,
+        );
         if slots.len() > MAX_BACKFILL {
-            return Err(Error::invalid("range", format!("the range has more than {MAX_BACKFILL} slots: ask for a shorter one")));
+            return Err(Error::field("from", format!("the range has more than {MAX_BACKFILL} slots: ask for a shorter one")));
         }
         let states: HashMap<_, _> = self.env.store().slot_states(spec.name, ask.from, ask.to).await?.into_iter().collect();
         let runs_again = |slot: &DateTime<Utc>| match states.get(slot).map(String::as_str) {

@@ -14,7 +14,7 @@ use crate::{
     },
     store::{Claim, NewRun, Place},
     supervisor::Supervisor,
-    task::{Record, Run, Work},
+    task::{After, Record, Run, Work},
     testing::{self, Fixture, until},
 };
 
@@ -31,6 +31,7 @@ async fn start(fixture: &Fixture, table: Vec<TaskSpec>) -> Supervisor {
 
 /// A row in the ledger under this fixture's lease, as a process that dies leaves it.
 async fn claim(fixture: &Fixture, run_id: &str, task: &str, slot: &str, state: &'static str) -> Claim {
+    fixture.env.store().renew_lease(fixture.env.incarnation(), fixture.env.node(), 3, fixture.env.now(), true).await.unwrap();
     let row = NewRun {
         run_id: run_id.into(),
         task: task.into(),
@@ -312,8 +313,8 @@ async fn a_paused_task_skips_its_slots_and_a_resume_does_not_catch_up() {
     pause(&fixture.env, "fine", "ada", "lunch", Some(until_at)).await.unwrap();
     look_at(&fixture, "2026-03-01T10:04:00Z").await;
     assert_eq!(
-        pause(&fixture.env, "fine", "ada", "lunch", Some("2026-03-01T10:00:00Z".parse().unwrap())).await.unwrap_err().reason,
-        "until"
+        pause(&fixture.env, "fine", "ada", "lunch", Some("2026-03-01T10:00:00Z".parse().unwrap())).await.unwrap_err().field.as_deref(),
+        Some("until")
     );
     assert!(slots(&fixture, "fine").await.contains(&row("10:04", "schedule", "skipped", Some("paused"))));
     supervisor.stop().await;
@@ -477,7 +478,7 @@ async fn a_backfill_runs_what_did_not_run_and_nothing_twice() {
         ("2020-03-01T10:04:00Z", "2026-03-01T10:00:00Z"),
     ] {
         let error = backfill(&fixture.env, Backfill { from: at(from), to: at(to), ..ask.clone() }).await.unwrap_err();
-        assert_eq!(error.reason, "range", "{from} to {to}");
+        assert!(matches!(error.field.as_deref(), Some("from" | "to")), "{from} to {to}: {error:?}");
     }
     supervisor.stop().await;
 }
@@ -528,7 +529,7 @@ async fn the_run_of_another_node_is_taken_over_only_when_its_lease_stood_still()
     let two = beside(&one, "2026-03-01T10:00:40Z");
     let spec = || vec![task("fine", fine).retries(1)];
     // Node one holds a run and a lease that it does not renew.
-    one.env.store().renew_lease(one.env.incarnation(), one.env.node(), one.env.now(), true).await.unwrap();
+    one.env.store().renew_lease(one.env.incarnation(), one.env.node(), 3, one.env.now(), true).await.unwrap();
     assert_eq!(claim(&one, "run_of_one", "fine", "2026-03-01T10:00:00Z", "running").await, Claim::Begun);
     let second = start(&two, spec()).await;
     quiet(&two).await;
@@ -636,4 +637,176 @@ async fn runs_work_on_threads_of_lower_priority_and_leave_the_others_alone() {
     let ours = crate::env::blocking(|| Ok(std::fs::read_to_string("/proc/thread-self/stat")?)).await.unwrap();
     assert_eq!(ours.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(16)), Some("0"), "a thread of the daemon's own");
     supervisor.stop().await;
+}
+
+#[tokio::test]
+async fn a_pause_until_a_slot_lets_that_slot_run() {
+    let fixture = testing::fixture("2026-03-01T10:00:30Z");
+    let supervisor = start(&fixture, vec![task("fine", fine)]).await;
+    pause(&fixture.env, "fine", "me", "x", Some("2026-03-01T10:01:00Z".parse().unwrap())).await.unwrap();
+    look_at(&fixture, "2026-03-01T10:01:01Z").await;
+    all_ended(&fixture, "fine", 1).await;
+    let got = slots(&fixture, "fine").await;
+    supervisor.stop().await;
+    assert_eq!(got, [row("10:01", "schedule", "succeeded", None)]);
+}
+
+#[tokio::test]
+async fn a_run_of_ours_that_nobody_carries_out_gives_its_place_back() {
+    let fixture = testing::reopen(tempfile::tempdir().unwrap(), "2026-03-01T10:00:30Z", |c| c.timer.lease_s = 3);
+    let supervisor = start(&fixture, vec![task("fine", fine)]).await;
+    // As after a minute in which the store took no end.
+    assert_eq!(claim(&fixture, "run_lost", "fine", "2026-03-01T10:00:00Z", "running").await, Claim::Begun);
+    assert_eq!(run_now(&fixture.env, "fine", "ada").await.unwrap_err().reason, "already_running");
+    until("the next renewal sees it", || async { fixture.env.store().run("run_lost").await.unwrap().unwrap().state == "failed" }).await;
+    run_now(&fixture.env, "fine", "ada").await.unwrap();
+    supervisor.stop().await;
+}
+
+fn two_seconds(_: Run) -> Boxed<Result<Record>> {
+    Box::pin(async {
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        Ok(Record::new())
+    })
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+fn counted(_: Run) -> Boxed<Result<Record>> {
+    Box::pin(async {
+        COUNT.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok(Record::new())
+    })
+}
+fn half(_: Run) -> Boxed<Result<Record>> {
+    Box::pin(async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok(Record::new())
+    })
+}
+
+static TWICE: AtomicU32 = AtomicU32::new(0);
+fn long(_: Run) -> Boxed<Result<Record>> {
+    Box::pin(async {
+        TWICE.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        Ok(Record::new())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_wakes_up_and_one_that_took_its_lease_do_not_both_run_a_slot() {
+    let mut a = testing::reopen_as(tempfile::tempdir().unwrap(), "2026-03-01T10:00:30Z", "node_a", |_| {});
+    let folder = std::mem::replace(&mut a.folder, tempfile::tempdir().unwrap());
+    let b = testing::reopen_as(folder, "2026-03-01T10:00:30Z", "node_b", |c| c.timer.lease_s = 3);
+    let table = || {
+        let mut t = task("long", long);
+        t.policy.retries = 1;
+        vec![t]
+    };
+    let (sa, sb) = (start(&a, table()).await, start(&b, table()).await);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // What B does after A has slept for a lease.
+    for n in b.env.store().nodes().await.unwrap().into_iter().filter(|n| n.node == "node_a") {
+        b.env.store().end_lease(&n.incarnation, n.lease).await.unwrap();
+    }
+    look_at(&a, "2026-03-01T10:01:00Z").await; // A wakes up
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let twice = TWICE.load(Ordering::SeqCst);
+    sa.stop().await;
+    sb.stop().await;
+    assert_eq!(twice, 1);
+}
+
+async fn dependent(change: impl FnOnce(&mut TaskSpec)) -> Vec<(String, Option<String>, Option<String>)> {
+    let fixture = testing::fixture("2026-03-01T10:00:30Z");
+    let mut b = task("b", half).after(After { task: "a", within: chrono::TimeDelta::hours(24), wait: Duration::from_secs(20) });
+    b.policy.timeout = Duration::from_secs(2);
+    change(&mut b);
+    let supervisor = start(&fixture, vec![task("a", two_seconds), b]).await;
+    look_at(&fixture, "2026-03-01T10:01:00Z").await;
+    all_ended(&fixture, "b", 1).await;
+    let rows = fixture.env.store().runs("b", None, 0, 9).await.unwrap();
+    supervisor.stop().await;
+    rows.into_iter().map(|r| (r.state, r.reason, r.error)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_another_task_costs_no_time_of_its_own() {
+    assert_eq!(dependent(|_| {}).await, [("succeeded".to_owned(), None, None)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_may_overlap_may_also_wait_for_another() {
+    let got = dependent(|b| {
+        b.work = Some(counted);
+        (b.policy.overlap, b.policy.timeout) = (Overlap::Allow, Duration::from_mins(1));
+    })
+    .await;
+    assert_eq!((got, COUNT.load(Ordering::SeqCst)), (vec![("succeeded".to_owned(), None, None)], 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_lease_nothing_is_claimed() {
+    let fixture = testing::fixture("2026-03-01T10:00:30Z");
+    let supervisor = start(&fixture, vec![task("fine", never_ends)]).await;
+    // The machine sleeps; another node sees the lease stand still and ends it. Then it wakes up (the monotonic clock slept too).
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for node in fixture.env.store().nodes().await.unwrap() {
+        assert!(fixture.env.store().end_lease(&node.incarnation, node.lease).await.unwrap());
+    }
+    look_at(&fixture, "2026-03-01T10:01:00Z").await;
+    let rows = fixture.env.store().runs("fine", None, 0, 9).await.unwrap();
+    let nodes = fixture.env.store().nodes().await.unwrap();
+    for r in &rows {
+        let _ = cancel(&fixture.env, &r.run_id, "me").await;
+    }
+    supervisor.stop().await;
+    assert!(rows.iter().all(|r| r.state != "running") || !nodes.is_empty(), "{rows:?} {nodes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_only_looks_begins_and_ends_nobodys_run() {
+    let fixture = testing::fixture("2026-03-01T00:30:00Z");
+    claim(&fixture, "run_backup", "backup", "2026-03-01T00:30:00Z", "running").await;
+    fixture.env.store().close().await.unwrap(); // killed
+    let table = || {
+        let mut t = task("backup", never_ends);
+        t.policy.retries = 2;
+        t.policy.catch_up = CatchUp::Once;
+        vec![t]
+    };
+    // `echopilot task list` while no daemon runs: Mode::Offline is timer.enabled = false.
+    let fixture = testing::reopen(fixture.folder, "2026-03-01T00:31:00Z", |c| c.timer.enabled = false);
+    let supervisor = start(&fixture, table()).await;
+    supervisor.stop().await;
+    let row = fixture.env.store().run("run_backup").await.unwrap().unwrap();
+    assert_ne!((row.state.as_str(), row.error.as_deref()), ("cancelled", Some("the daemon stopped before the run had ended")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_kept_for_ever_does_not_end_the_lease() {
+    let fixture = testing::reopen(tempfile::tempdir().unwrap(), "2026-03-01T00:30:00Z", |c| {
+        (c.timer.history_days, c.timer.lease_s) = (99_999_999, 3);
+    });
+    let supervisor = start(&fixture, vec![task("fine", fine)]).await;
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    let before = fixture.env.store().nodes().await.unwrap()[0].lease;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let after = fixture.env.store().nodes().await.unwrap()[0].lease;
+    supervisor.stop().await;
+    assert!(after > before, "{before} {after}");
+}
+
+#[tokio::test]
+async fn a_pause_that_was_refused_pauses_nothing() {
+    let fixture = testing::fixture("2026-03-01T10:00:55Z");
+    let supervisor = start(&fixture, vec![task("fine", fine)]).await;
+    let refused = pause(&fixture.env, "fine", "me", "x", Some("2026-03-01T09:00:00Z".parse().unwrap())).await;
+    assert!(refused.is_err());
+    look_at(&fixture, "2026-03-01T10:01:00Z").await;
+    all_ended(&fixture, "fine", 1).await;
+    let got = slots(&fixture, "fine").await;
+    supervisor.stop().await;
+    assert_eq!(got, [row("10:01", "schedule", "succeeded", None)]);
 }

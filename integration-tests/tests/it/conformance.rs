@@ -148,6 +148,9 @@ fn a_slot_is_claimed_by_one_and_a_task_has_one_place() {
     for_every_engine(|open| async move {
         let store = open("a");
         let place = Place::Now(Overlap::Skip);
+        let early = store.claim_run(&run("run_early", at(60), "schedule"), place, fact("run")).await.expect("an answer");
+        assert_eq!(early, Claim::NoLease, "nothing is claimed without a lease");
+        assert!(store.renew_lease("inc_1", "node_1", 3, at(0), true).await.expect("a lease"));
         let claims: Vec<_> = (0..20)
             .map(|n| {
                 let store = store.clone();
@@ -184,6 +187,7 @@ fn end() -> RunEnd {
 fn a_run_ends_once_and_an_event_is_applied_once() {
     for_every_engine(|open| async move {
         let store = open("a");
+        store.renew_lease("inc_1", "node_1", 3, at(0), true).await.expect("a lease");
         store.claim_run(&run("run_1", at(60), "schedule"), Place::Now(Overlap::Skip), fact("run_1")).await.expect("claimed");
         let of_another = store.end_run("run_1", "inc_2", &end(), fact("run_1")).await.expect("an answer");
         assert!(!of_another, "it is not held under that lease");

@@ -41,7 +41,8 @@ struct Entry {
     policy: Policy,
     /// `None`: not on the agenda (planned, or its mark is not known yet).
     mark: Option<DateTime<Utc>>,
-    paused: bool,
+    /// It is paused until then.
+    paused: Option<DateTime<Utc>>,
 }
 
 impl Entry {
@@ -62,7 +63,7 @@ pub struct Agenda {
 impl Agenda {
     /// A slot looked at within `on_time_s` seconds of being due is on time; a later one falls under its task's catch-up policy.
     pub fn new(tasks: impl IntoIterator<Item = (Schedule, Policy)>, on_time_s: i64) -> Self {
-        let entry = |(schedule, policy)| Entry { schedule, policy, mark: None, paused: false };
+        let entry = |(schedule, policy)| Entry { schedule, policy, mark: None, paused: None };
         Self { entries: tasks.into_iter().map(entry).collect(), queue: BTreeSet::new(), on_time_s, latest: DateTime::<Utc>::MIN_UTC }
     }
 
@@ -73,20 +74,9 @@ impl Agenda {
         self.requeue(index, before);
     }
 
-    /// Moves a mark forward, never back: another node may have accounted for more.
-    pub fn advance(&mut self, index: usize, mark: DateTime<Utc>) {
-        if self.entries[index].mark.is_none_or(|known| known < mark) {
-            self.set_mark(index, mark);
-        }
-    }
-
-    /// While a task is paused its slots are skipped with reason `paused`.
-    pub fn set_paused(&mut self, index: usize, paused: bool) {
-        self.entries[index].paused = paused;
-    }
-
-    pub fn is_paused(&self, index: usize) -> bool {
-        self.entries[index].paused
+    /// Until then the task's slots are skipped with reason `paused`; `None`: it is not paused.
+    pub fn set_paused(&mut self, index: usize, until: Option<DateTime<Utc>>) {
+        self.entries[index].paused = until;
     }
 
     /// When the next start is due, over all tasks.
@@ -119,10 +109,14 @@ impl Agenda {
         decisions.extend(plan.skipped.iter().map(|(slot, why)| Decision { slot: *slot, cause: "schedule", fate: Fate::Skip(why) }));
         decisions.extend(plan.missed.iter().map(|slot| Decision { slot: *slot, cause: "schedule", fate: Fate::Miss }));
         decisions.sort_unstable_by_key(|d| d.slot);
-        if entry.paused {
-            skip_all(&mut decisions, "paused");
-        } else if !entry.policy.blackout.is_empty() {
+        if !entry.policy.blackout.is_empty() {
             entry.policy.black_out(&mut decisions, now);
+        }
+        if let Some(until) = entry.paused {
+            // One that came due while it was paused, and one that would begin now while it still is.
+            for decision in decisions.iter_mut().filter(|d| d.slot < until || now < until) {
+                (decision.fate, decision.cause) = (Fate::Skip("paused"), "schedule");
+            }
         }
         Some(Round { index, decisions, through: plan.through })
     }
@@ -146,12 +140,6 @@ impl Agenda {
         if let Some(at) = self.entries[index].due_at() {
             self.queue.insert((at, index));
         }
-    }
-}
-
-fn skip_all(decisions: &mut [Decision], why: &'static str) {
-    for decision in decisions {
-        (decision.fate, decision.cause) = (Fate::Skip(why), "schedule");
     }
 }
 
@@ -225,10 +213,10 @@ mod tests {
     #[test]
     fn while_paused_every_slot_is_skipped_as_paused_also_those_of_an_outage() {
         let mut agenda = agenda(Policy::new(CatchUp::Once));
-        agenda.set_paused(0, true);
+        agenda.set_paused(0, Some(DateTime::<Utc>::MAX_UTC));
         let paused = Fate::Skip("paused");
         assert_eq!(fates(&mut agenda, "2026-03-01T03:00:00Z"), [(1, paused), (2, paused), (3, paused)]);
-        agenda.set_paused(0, false);
+        agenda.set_paused(0, None);
         assert_eq!(fates(&mut agenda, "2026-03-01T04:00:00Z"), [(4, Fate::Run)], "a resume does not catch up");
     }
 

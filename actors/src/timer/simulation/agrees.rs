@@ -43,7 +43,7 @@ async fn row_at(store: &Store, slot: Slot) -> Option<RunRow> {
 
 async fn step(store: &Store, model: &mut Ledger, random: &mut Random) -> String {
     let (slot, incarnation) = ((1 + random.below(6)) as Slot, 1 + random.below(3) as u32);
-    match random.below(9) {
+    match random.below(10) {
         0..=3 => {
             let overlaps = [Overlap::Skip, Overlap::QueueOne, Overlap::CancelOther, Overlap::Allow];
             let place = overlaps.get(random.below(5) as usize).map_or(Place::InLine, |o| Place::Now(*o));
@@ -70,7 +70,7 @@ async fn step(store: &Store, model: &mut Ledger, random: &mut Random) -> String 
             format!("end {slot} by {incarnation}: {ended}")
         }
         6 => {
-            let begun = store.begin_waiting(TASK, &incarnation.to_string(), at(slot)).await.unwrap();
+            let begun = store.begin_waiting(TASK, &incarnation.to_string(), at(slot), false).await.unwrap();
             let begun = begun.map(|r| (r.slot.timestamp_micros(), r.attempts as u32));
             assert_eq!(begun, model.begin_waiting(0, incarnation), "begin_waiting by {incarnation}");
             format!("begin_waiting by {incarnation}: {begun:?}")
@@ -81,6 +81,17 @@ async fn step(store: &Store, model: &mut Ledger, random: &mut Random) -> String 
             let taken = store.take_over(&row, &incarnation.to_string(), None, fact()).await.unwrap();
             assert_eq!(taken, model.take_over(0, slot, from, incarnation), "take over {slot}");
             format!("take over {slot} from {from} to {incarnation}: {taken}")
+        }
+        8 => {
+            let (name, lease) = (incarnation.to_string(), model.leases.get(&incarnation).map(|(_, lease)| *lease));
+            if let Some(lease) = lease {
+                assert!(store.end_lease(&name, lease).await.unwrap());
+                model.leases.remove(&incarnation);
+            } else {
+                assert!(store.renew_lease(&name, "node", 3, at(slot), true).await.unwrap());
+                model.leases.insert(incarnation, (0, 1));
+            }
+            format!("lease of {incarnation}: {lease:?}")
         }
         _ => {
             model.tasks[0].paused = !model.tasks[0].paused;
@@ -101,6 +112,10 @@ async fn the_model_of_the_ledger_does_what_the_ledger_does() {
     for seed in 0..60 {
         let store = Store::open(&folder.path().join(format!("{seed}.db")), "test").unwrap();
         let (mut model, mut random, mut steps) = (Ledger::new(1), Random::new(seed), Vec::new());
+        for incarnation in 1..=3 {
+            store.renew_lease(&incarnation.to_string(), "node", 3, at(0), true).await.unwrap();
+            model.leases.insert(incarnation, (0, 1));
+        }
         for _ in 0..40 {
             steps.push(step(&store, &mut model, &mut random).await);
             let real = store.runs(TASK, None, 0, 100).await.unwrap();

@@ -199,6 +199,7 @@ fn simulate(seed: u64, days: i64) -> Outcome {
     run_until(&mut world, &mut nodes, end);
     // Then everything is mended and comes to its end.
     world.calm = true;
+    world.ledger.tasks.iter_mut().for_each(|task| task.paused = false);
     for (index, node) in nodes.iter_mut().enumerate() {
         node.set_right(&mut world);
         if !node.is_alive() {

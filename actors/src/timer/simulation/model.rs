@@ -49,6 +49,9 @@ impl Ledger {
     }
 
     pub(super) fn claim(&mut self, task: usize, slot: Slot, cause: &'static str, place: Place, incarnation: u32) -> Claim {
+        if !self.leases.contains_key(&incarnation) {
+            return Claim::NoLease;
+        }
         let t = &mut self.tasks[task];
         let is_open = |test: fn(&Row) -> bool| t.open.iter().any(|s| test(&t.rows[s]));
         let (held, queued) = (is_open(|r| r.holds), is_open(|r| r.state == "pending" && r.reason == Some("queued")));
@@ -99,7 +102,7 @@ impl Ledger {
 
     pub(super) fn begin_waiting(&mut self, task: usize, incarnation: u32) -> Option<(Slot, u32)> {
         let t = &mut self.tasks[task];
-        if t.open.iter().any(|s| t.rows[s].holds) {
+        if !self.leases.contains_key(&incarnation) || t.paused || t.open.iter().any(|s| t.rows[s].holds) {
             return None;
         }
         let slot = *t.open.iter().find(|s| t.rows[s].state == "pending")?;

@@ -220,7 +220,8 @@ impl Node {
 
     fn read_pauses(&mut self, world: &World) {
         for task in 0..world.tasks.len() {
-            self.process().agenda.set_paused(task, world.ledger.tasks[task].paused);
+            let paused = world.ledger.tasks[task].paused;
+            self.process().agenda.set_paused(task, paused.then_some(chrono::DateTime::<chrono::Utc>::MAX_UTC));
         }
     }
 
@@ -264,7 +265,12 @@ impl Node {
         let place = if starts.len() > 1 && policy.overlap != Overlap::Allow { Place::InLine } else { Place::Now(policy.overlap) };
         for start in &starts {
             let (slot, cause) = (start.slot.timestamp_micros(), start.cause);
-            match self.write(world, |w| w.ledger.claim(task, slot, cause, place, incarnation))? {
+            let mut claim = self.write(world, |w| w.ledger.claim(task, slot, cause, place, incarnation))?;
+            if claim == Claim::NoLease {
+                self.regain(world)?;
+                claim = self.write(world, |w| w.ledger.claim(task, slot, cause, place, incarnation))?;
+            }
+            match claim {
                 Claim::Begun => self.begin(world, task, slot, 1),
                 Claim::Queued => {
                     world.queued.insert((task, slot));
@@ -401,6 +407,10 @@ impl Node {
     fn begin_waiting(&mut self, world: &mut World, task: usize) -> Alive<()> {
         let incarnation = self.incarnation;
         self.process().waiting.insert(task);
+        let now = time(self.clock(world));
+        if world.tasks[task].policy.blacked_out(now, now).is_some() {
+            return Ok(());
+        }
         if let Some((slot, attempt)) = self.write(world, |w| w.ledger.begin_waiting(task, incarnation))? {
             self.begin(world, task, slot, attempt);
         }
@@ -420,18 +430,27 @@ impl Node {
     }
 
     fn renew(&mut self, world: &mut World) -> Alive<()> {
-        let (incarnation, index) = (self.incarnation, self.index);
+        let incarnation = self.incarnation;
         let held = self.write(world, |w| w.ledger.leases.get_mut(&incarnation).map(|(_, lease)| *lease += 1).is_some())?;
         if !held {
-            for (task, slot) in self.process().floor.clone() {
+            self.regain(world)?;
+        }
+        self.look_after_others(world, true)?;
+        self.begin_all_waiting(world)?;
+        self.read_pauses(world);
+        Ok(())
+    }
+
+    fn regain(&mut self, world: &mut World) -> Alive<()> {
+        let (incarnation, index) = (self.incarnation, self.index);
+        for (task, slot) in self.process().floor.clone() {
+            let row = world.ledger.tasks[task].rows[&slot];
+            if row.incarnation != incarnation || !matches!(row.state, "pending" | "running") {
                 self.stop(world, task, slot);
                 self.end(world, task, slot, "cancelled")?;
             }
-            self.write(world, |w| w.ledger.leases.insert(incarnation, (index, 1)))?;
         }
-        self.look_after_others(world, false)?;
-        self.begin_all_waiting(world)?;
-        self.read_pauses(world);
+        self.write(world, |w| w.ledger.leases.insert(incarnation, (index, 1)))?;
         Ok(())
     }
 
