@@ -186,10 +186,12 @@ async fn raise(env: Env, mut parts: watch::Receiver<Vec<Part>>) {
             Ok(_) => left -= 1,
             Err(error) => tracing::warn!(actor = "supervisor", %error, "the alerts were not told what is down; trying again"),
         }
-        if left > 0
-            && let Ok(Ok(())) = tokio::time::timeout(pause, parts.changed()).await
-        {
-            left = times; // something else now
+        if left > 0 {
+            match tokio::time::timeout(pause, parts.changed()).await {
+                Ok(Ok(())) => left = times, // something else now
+                Ok(Err(_)) => return,       // the supervisor is gone
+                Err(_) => {}
+            }
         }
     }
 }

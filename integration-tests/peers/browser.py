@@ -266,13 +266,15 @@ class Run:
         expect(self.page.locator("#backfill-note")).to_contain_text("3 slots queued")
         expect(self.page.locator("#runs tbody")).to_contain_text("Backfill")
         self.page.get_by_label("To (UTC)").fill(f"{day}T00:00")
-        self.session.expected_status.add(400)
+        self.session.expected_status.add(422)
         self.page.get_by_role("button", name="Preview").click()
         expect(self.page.locator("#backfill-note")).to_contain_text("from <= to")
         expect(self.page.locator("#queue")).to_be_hidden()
 
     def cancels_a_run_and_shows_its_failed_attempts(self):
-        # No real task runs for long or fails on demand: the answers are made up, the button's request is what is judged.
+        # No real task runs for long or fails on demand: the answers are made up, the button's request is what is judged. A look that is on its
+        # way when the made-up answers end asks the daemon for a run that it does not have.
+        self.session.expected_status.add(404)
         run = {"run_id": "run_x", "task": "heartbeat", "slot": "2026-03-01T00:00:00Z", "state": "running", "reason": None, "trigger": "schedule", "asked_by": None,
                "attempts": 2, "started_at": "2026-03-01T00:00:00Z", "ended_at": None, "duration_ms": None, "lag_ms": 7, "error": None}
         attempt = {"attempt": 1, "state": "failed", "error": "the <b>provider</b> is away", "retryable": True, "started_at": run["slot"], "ended_at": run["slot"]}
