@@ -180,6 +180,29 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_database_of_the_first_version_is_brought_up_to_date_and_keeps_its_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("echopilot.db");
+        let old = rusqlite::Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch(
+            "INSERT INTO task_run (run_id, task, slot, cause, state, incarnation, attempts) VALUES
+               ('run_1', 'heartbeat', 1000000, 'schedule', 'succeeded', 'inc_old', 1), ('run_2', 'heartbeat', 2000000, 'schedule', 'running', 'inc_old', 0);
+             INSERT INTO task_mark (task, through) VALUES ('heartbeat', 2000000); PRAGMA user_version = 1;",
+        )
+        .unwrap();
+        drop(old);
+        let store = Store::open(&path, "test").unwrap();
+        let runs = store.runs("heartbeat", None, 0, 10).await.unwrap();
+        assert_eq!(runs.iter().map(|r| r.run_id.as_str()).collect::<Vec<_>>(), ["run_2", "run_1"]);
+        // What the old program left running holds no lease: the next start gives it its end.
+        assert_eq!(store.open_runs().await.unwrap().iter().map(|r| r.run_id.as_str()).collect::<Vec<_>>(), ["run_2"]);
+        assert!(store.nodes().await.unwrap().is_empty());
+        store.close().await.unwrap();
+        assert_eq!(database_file::schema_version(&path).unwrap(), i64::try_from(MIGRATIONS.len()).unwrap());
+    }
+
+    #[tokio::test]
     async fn once_the_file_is_gone_or_another_one_nothing_is_acknowledged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("echopilot.db");

@@ -22,6 +22,8 @@ use crate::{
 };
 
 const CUT_OFF: &str = "the process ended while it ran";
+/// Of a run of a process that lives: the store took no end for too long.
+const UNWRITTEN: &str = "its end could not be written down, so what became of it is not known";
 
 /// What a start-up finds in the store.
 #[derive(Debug)]
@@ -195,10 +197,11 @@ async fn resolve(desk: &Desk, run: &RunRow) -> Result<bool> {
         Some(spec) if !cancelled => spec.policy.orphan(begun, scheduled, run.slot, now, ON_TIME_S),
         _ => Orphan::Fail, // a task that is not in the table any more, or a run that was to end anyway
     };
+    let why = if run.incarnation == env.incarnation() { UNWRITTEN } else { CUT_OFF };
     let cut_off = running.then(|| Attempt {
         attempt: begun,
         state: "failed",
-        error: CUT_OFF.into(),
+        error: why.into(),
         is_retryable: true,
         started_at: run.started_at.unwrap_or(now),
         ended_at: now,
@@ -220,7 +223,7 @@ async fn resolve(desk: &Desk, run: &RunRow) -> Result<bool> {
                 Orphan::Miss => "missed",
                 _ => "failed",
             };
-            let error = if begun == 0 { "the process ended before it began" } else { CUT_OFF };
+            let error = if begun == 0 { "the process ended before it began" } else { why };
             let end = RunEnd {
                 state,
                 reason: None,

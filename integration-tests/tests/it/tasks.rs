@@ -74,7 +74,8 @@ fn what_is_wrong_with_a_request_about_tasks_is_named() {
     ] {
         assert_eq!(backfill(&body).problem(422, "invalid")["field"], field, "{body}");
     }
-    for (from, to, field) in [("2026-03-02", "2026-03-01", "to"), ("2026-03-01", "2099-01-01", "to"), ("2025-01-01", "2026-01-01", "from")] {
+    for (from, to, field) in [("2026-03-02", "2026-03-01", "to"), ("2026-03-01", "2099-01-01", "to"), ("2025-01-01", "2026-01-01", "from")]
+    {
         let body = json!({"from": format!("{from}T00:00:00Z"), "to": format!("{to}T00:00:00Z")});
         assert_eq!(backfill(&body).problem(422, "invalid")["field"], field, "{body}");
     }
