@@ -27,8 +27,8 @@ pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, ObjectRow};
 pub use recon::{ExceptionRow, NewRecon};
 pub use refunds::{IdempotentAnswer, RefundIntent};
-pub use runs::{Attempt, AttemptRow, Claim, NewRun, Place, RunEnd, RunRow};
-pub use schedule::{NodeRow, Pause, SlotCount, SlotOutcome};
+pub use runs::{Attempt, Claim, NewRun, Place, RunEnd, RunRow};
+pub use schedule::{AttemptRow, NodeRow, Pause, SlotCount, SlotOutcome};
 
 use self::engine::{Batch, Engine, Fact};
 use crate::{

@@ -112,17 +112,6 @@ pub struct RunRow {
     pub incarnation: String,
 }
 
-/// A failed attempt as it is listed.
-#[derive(Clone, Debug)]
-pub struct AttemptRow {
-    pub attempt: i64,
-    pub state: String,
-    pub error: String,
-    pub is_retryable: bool,
-    pub started_at: DateTime<Utc>,
-    pub ended_at: DateTime<Utc>,
-}
-
 /// The claim decides, also anew about a slot that was written off (`missed`, or folded into another run): that happens when a clock
 /// had jumped ahead and was set back, or was wrong on another node. A slot that ran is never claimed again.
 ///
@@ -317,23 +306,6 @@ impl Store {
     pub async fn run(&self, run_id: &str) -> Result<Option<RunRow>> {
         let sql = select!("WHERE run_id = ?1");
         self.engine.read(sql, vec![run_id.into()]).await?.first().map(run_row).transpose()
-    }
-
-    /// The attempts of a run that failed, oldest first.
-    pub async fn attempts(&self, run_id: &str) -> Result<Vec<AttemptRow>> {
-        let sql = "SELECT attempt, state, error, retryable, started_at, ended_at FROM task_attempt WHERE run_id = ?1 ORDER BY attempt";
-        let rows = self.engine.read(sql, vec![run_id.into()]).await?;
-        let attempt = |r: &Row| {
-            Ok(AttemptRow {
-                attempt: r.int(0)?,
-                state: r.text(1)?.to_owned(),
-                error: r.text(2)?.to_owned(),
-                is_retryable: r.int(3)? == 1,
-                started_at: r.time(4)?,
-                ended_at: r.time(5)?,
-            })
-        };
-        rows.iter().map(attempt).collect()
     }
 
     /// The run that holds a task's place.

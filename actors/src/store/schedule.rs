@@ -20,6 +20,17 @@ pub struct Pause {
     pub until: Option<DateTime<Utc>>,
 }
 
+/// A failed attempt as it is listed.
+#[derive(Clone, Debug)]
+pub struct AttemptRow {
+    pub attempt: i64,
+    pub state: String,
+    pub error: String,
+    pub is_retryable: bool,
+    pub started_at: DateTime<Utc>,
+    pub ended_at: DateTime<Utc>,
+}
+
 /// A process that holds, or held, runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRow {
@@ -206,6 +217,23 @@ impl Store {
         let sql = "SELECT started_at, ended_at FROM task_run WHERE task = ?1 AND state = 'succeeded' ORDER BY n DESC LIMIT 1";
         let rows = self.engine.read(sql, vec![task.into()]).await?;
         rows.first().map(|r| Ok((r.opt_time(0)?, r.opt_time(1)?))).transpose()
+    }
+
+    /// The attempts of a run that failed, oldest first.
+    pub async fn attempts(&self, run_id: &str) -> Result<Vec<AttemptRow>> {
+        let sql = "SELECT attempt, state, error, retryable, started_at, ended_at FROM task_attempt WHERE run_id = ?1 ORDER BY attempt";
+        let rows = self.engine.read(sql, vec![run_id.into()]).await?;
+        let attempt = |r: &Row| {
+            Ok(AttemptRow {
+                attempt: r.int(0)?,
+                state: r.text(1)?.to_owned(),
+                error: r.text(2)?.to_owned(),
+                is_retryable: r.int(3)? == 1,
+                started_at: r.time(4)?,
+                ended_at: r.time(5)?,
+            })
+        };
+        rows.iter().map(attempt).collect()
     }
 
     /// Forgets runs whose slot is older than `rows_before` and results older than `results_before`, `limit` of each at most. The latest
