@@ -810,3 +810,16 @@ async fn a_pause_that_was_refused_pauses_nothing() {
     supervisor.stop().await;
     assert_eq!(got, [row("10:01", "schedule", "succeeded", None)]);
 }
+
+#[tokio::test]
+async fn a_task_waits_for_the_one_before_it_only_so_long_and_then_says_why_it_did_not_run() {
+    let fixture = testing::fixture("2026-03-01T10:00:30Z");
+    let after = After { task: "first", within: chrono::TimeDelta::hours(1), wait: Duration::from_millis(50) };
+    let supervisor = start(&fixture, vec![task("first", never_ends), task("second", fine).after(after)]).await;
+    look_at(&fixture, "2026-03-01T10:01:00Z").await;
+    all_ended(&fixture, "second", 1).await;
+    assert_eq!(slots(&fixture, "second").await, [row("10:01", "schedule", "skipped", Some("dependency"))]);
+    let run = &fixture.env.store().runs("second", None, 0, 1).await.unwrap()[0];
+    assert!(run.error.as_deref().is_some_and(|e| e.contains("first had not ended after")), "{:?}", run.error);
+    supervisor.stop().await;
+}

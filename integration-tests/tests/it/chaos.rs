@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -12,6 +13,11 @@ use integration_tests::{TestDaemon, WEBHOOK_SECRET, json_file, peer, python, unt
 use serde_json::{Value as Json, json};
 
 use crate::setup;
+
+/// A figure for the log of the run: unlike `println!`, seen also when the test passes.
+macro_rules! told {
+    ($($text:tt)*) => { let _ = writeln!(std::io::stderr(), $($text)*); };
+}
 
 const PANICS: usize = 200;
 const KILLS: u64 = 50;
@@ -129,7 +135,7 @@ fn under_load_panics_of_every_part_and_kills_of_the_whole_lose_double_and_hide_n
     }
     load.phase("between");
     times.sort_unstable();
-    println!(
+    told!(
         "{} panics: back after p50 {} us, p99 {} us, at most {} us",
         times.len(),
         percentile(&times, 0.5),
@@ -152,11 +158,11 @@ fn under_load_panics_of_every_part_and_kills_of_the_whole_lose_double_and_hide_n
     let alive = Instant::now();
     let before = load.acknowledged().len();
     until("the load to be taken again", Duration::from_secs(20), || (load.acknowledged().len() > before + 50).then_some(()));
-    println!("after {KILLS} kills 50 events were acknowledged within {} ms", alive.elapsed().as_millis());
+    told!("after {KILLS} kills 50 events were acknowledged within {} ms", alive.elapsed().as_millis());
     let summary = load.stop();
     let (answered, not) = other_reads(&summary, &parts);
     let share = answered as f64 / (answered + not).max(1) as f64;
-    println!(
+    told!(
         "reads from other parts than the one that was crashed: {answered} answered, {not} not: {:.3} %; deliveries {}",
         100.0 * share,
         summary["writes"]
@@ -211,5 +217,5 @@ fn every_slot_is_explained(daemon: &TestDaemon) {
     assert!(unexplained.is_empty(), "{unexplained:?}");
     let states =
         daemon.setup().column("SELECT state || COALESCE(' ' || reason, '') || ' ' || COUNT(*) FROM task_run GROUP BY state, reason");
-    println!("slots: {}", states.join(", "));
+    told!("slots: {}", states.join(", "));
 }

@@ -14,6 +14,7 @@ mod random;
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet},
+    io::Write as _,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -290,7 +291,13 @@ fn run_seed(seed: u64, days: i64) {
             let mut states: Vec<_> = outcome.by_state.into_iter().collect();
             states.sort_by_key(|(_, n)| Reverse(*n));
             let took = start.elapsed().as_secs_f64();
-            println!("seed {seed}: {days} days, {} slots, {} crashes, in {took:.1} s; {states:?}", outcome.slots, outcome.crashes);
+            // Not `println!`: this is seen also when the test passes.
+            let _ = writeln!(
+                std::io::stderr(),
+                "seed {seed}: {days} days, {} slots, {} crashes, in {took:.1} s; {states:?}",
+                outcome.slots,
+                outcome.crashes
+            );
         }
         Err(panic) => {
             eprintln!("seed {seed} fails; replay it with ECHOPILOT_SIMULATE={seed}");
