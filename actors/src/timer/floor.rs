@@ -114,7 +114,7 @@ impl Floor {
         lock(&self.going).remove(run_id);
     }
 
-    /// Whether runs may still begin.
+    /// Whether no run begins any more.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }

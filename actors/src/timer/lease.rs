@@ -69,7 +69,7 @@ pub(super) async fn take_up(desk: &Desk) -> Result<TakenUp> {
     let (store, now) = (desk.env.store(), desk.env.now());
     desk.hold_lease(true).await?;
     desk.floor.note_lease();
-    look_after_others(desk, true).await?;
+    look_after_others(desk).await?;
     if !desk.env.config().timer.enabled {
         // A command that is there for a moment: what waits begins in the next daemon, this one would only cut it off.
         return Ok(TakenUp { marks: Vec::new(), pauses: store.pauses(now).await? });
@@ -100,7 +100,7 @@ pub(super) async fn renew(desk: &Desk) -> Result<Vec<Pause>> {
     if !desk.hold_lease(false).await? {
         regain(desk).await?;
     }
-    look_after_others(desk, true).await?;
+    look_after_others(desk).await?;
     for (run_id, by) in store.cancel_requests(incarnation).await? {
         desk.floor.tell(&run_id, &format!("cancelled by {by}"));
     }
@@ -135,7 +135,7 @@ pub(super) async fn look_after(desk: &Desk) -> Result<LookedAfter> {
         // Without a lease our own runs look like those of a process that is gone; the next renewal sets that right.
         return Err(Error::unavailable("no_lease", "this process holds no lease at the moment"));
     }
-    let looked_after = look_after_others(desk, true).await?;
+    let looked_after = look_after_others(desk).await?;
     begin_all_waiting(desk).await?;
     Ok(looked_after)
 }
@@ -149,8 +149,8 @@ async fn begin_all_waiting(desk: &Desk) -> Result<()> {
     Ok(())
 }
 
-/// Ends or takes over the runs of processes that are gone. `own`: also runs under our own lease that nobody carries out.
-async fn look_after_others(desk: &Desk, own: bool) -> Result<LookedAfter> {
+/// Ends or takes over the runs of processes that are gone, and those under our own lease that nobody carries out.
+async fn look_after_others(desk: &Desk) -> Result<LookedAfter> {
     let (store, me) = (desk.env.store(), desk.env.incarnation());
     let nodes = store.nodes().await?;
     let (mut gone, others): (Vec<_>, Vec<_>) = nodes.into_iter().filter(|n| n.incarnation != me).partition(|n| n.node == desk.env.node());
@@ -170,7 +170,7 @@ async fn look_after_others(desk: &Desk, own: bool) -> Result<LookedAfter> {
     let mut orphans = Vec::new();
     for run in open {
         let waits_for_its_turn = run.state == "pending" && run.reason.as_deref() != Some("dependency");
-        let nobody_has_it = run.incarnation == me && own && !waits_for_its_turn && !desk.floor.has(&run.run_id);
+        let nobody_has_it = run.incarnation == me && !waits_for_its_turn && !desk.floor.has(&run.run_id);
         if nobody_has_it || !living.contains(&run.incarnation) {
             orphans.push(run);
         }

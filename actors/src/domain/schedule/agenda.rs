@@ -84,11 +84,6 @@ impl Agenda {
         self.queue.first().map(|(at, _)| *at)
     }
 
-    /// When a task's next start is due.
-    pub fn due_at(&self, index: usize) -> Option<DateTime<Utc>> {
-        self.entries[index].due_at()
-    }
-
     /// A round for every task with due slots, the longest due first, at most `limit` of them; a long backlog is several rounds. Asked
     /// again before a round is settled, it answers the same.
     pub fn due(&mut self, now: DateTime<Utc>, limit: usize) -> Vec<Round> {

@@ -203,7 +203,7 @@ impl Node {
     fn take_up(&mut self, world: &mut World) -> Alive<()> {
         let (incarnation, index, now) = (self.incarnation, self.index, self.clock(world));
         self.write(world, |w| w.ledger.leases.insert(incarnation, (index, 1)))?;
-        self.look_after_others(world, true)?;
+        self.look_after_others(world)?;
         self.begin_all_waiting(world)?;
         for task in 0..world.tasks.len() {
             let mark = if let Some(mark) = world.ledger.tasks[task].mark {
@@ -435,7 +435,7 @@ impl Node {
         if !held {
             self.regain(world)?;
         }
-        self.look_after_others(world, true)?;
+        self.look_after_others(world)?;
         self.begin_all_waiting(world)?;
         self.read_pauses(world);
         Ok(())
@@ -454,7 +454,7 @@ impl Node {
         Ok(())
     }
 
-    fn look_after_others(&mut self, world: &mut World, first: bool) -> Alive<()> {
+    fn look_after_others(&mut self, world: &mut World) -> Alive<()> {
         let (incarnation, index) = (self.incarnation, self.index);
         let others: Vec<(u32, usize, i64)> =
             world.ledger.leases.iter().filter(|(i, _)| **i != incarnation).map(|(i, (node, lease))| (*i, *node, *lease)).collect();
@@ -478,7 +478,7 @@ impl Node {
             for slot in world.ledger.tasks[task].open.clone() {
                 let row = world.ledger.tasks[task].rows[&slot];
                 let mine_and_lost =
-                    first && row.incarnation == incarnation && row.state == "running" && !self.process().floor.contains(&(task, slot));
+                    row.incarnation == incarnation && row.state == "running" && !self.process().floor.contains(&(task, slot));
                 if mine_and_lost || !world.ledger.leases.contains_key(&row.incarnation) {
                     self.resolve(world, task, slot)?;
                 }
