@@ -43,10 +43,11 @@ section!(Server {
 });
 section!(Paths { data: PathBuf, logs: PathBuf, backups: PathBuf, configs: PathBuf });
 section!(Database { url: String });
-section!(Provider { mode: ProviderMode, base_url: String });
+section!(Provider { mode: ProviderMode, base_url: String, max_per_s: u32, max_in_flight: usize });
 section!(Sandbox { listen: std::net::SocketAddr });
 section!(Portal { ttl_s: i64 });
-section!(Recon { window_days: i64, grace_days: i64 });
+section!(Recon { window_days: i64, grace_days: i64, gap_every_s: u64, gap_grace_s: i64, watch_every_s: u64, late_days: i64 });
+section!(Canary { mode: CanaryMode, every_s: u64, timeout_s: u64, amount_minor: i64, currency: String, customer: String });
 section!(Slo { p95_ms: u64, success_rate: f64, window_minutes: i64, min_events: u64, period_days: i64 });
 section!(AlertThresholds {
     warn_percent: f64,
@@ -101,6 +102,17 @@ pub struct TaskSettings {
     pub blackout: Option<Vec<String>>,
 }
 
+/// When trial payments are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryMode {
+    /// With the sandbox and in test mode.
+    Auto,
+    /// In live mode too, with the customer that is named.
+    On,
+    Off,
+}
+
 /// Which payment provider the daemon talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,6 +146,7 @@ pub struct Config {
     pub sandbox: Sandbox,
     pub portal: Portal,
     pub recon: Recon,
+    pub canary: Canary,
     pub slo: Slo,
     pub alert: AlertThresholds,
     pub heartbeat: Heartbeat,
@@ -211,6 +224,18 @@ impl Config {
             ((1..=35).contains(&self.slo.period_days), "slo.period_days must be 1 to 35: older minutes are not kept"),
             ((1..=86_400).contains(&self.portal.ttl_s), "portal.ttl_s must be 1 to 86400"),
             (self.recon.window_days > 0, "recon.window_days must be at least 1"),
+            (
+                self.provider.max_per_s > 0 && self.provider.max_in_flight > 0,
+                "provider.max_per_s and provider.max_in_flight must be at least 1",
+            ),
+            (self.recon.gap_every_s > 0 && self.recon.watch_every_s > 0, "recon.gap_every_s and recon.watch_every_s must be at least 1"),
+            (self.recon.gap_grace_s >= 0 && self.recon.late_days >= 0, "recon.gap_grace_s and recon.late_days must not be negative"),
+            (self.canary.every_s >= 60 && self.canary.timeout_s > 0, "canary.every_s must be at least 60 and canary.timeout_s at least 1"),
+            (self.canary.amount_minor > 0, "canary.amount_minor must be at least 1"),
+            (
+                !(self.provider.mode.is_live() && self.canary.mode == CanaryMode::On && self.canary.customer.is_empty()),
+                "canary.mode = \"on\" in live mode needs canary.customer: a customer of yours with a card",
+            ),
             (self.recon.grace_days >= 0, "recon.grace_days must not be negative"),
             (self.server.max_body_bytes >= 1024, "server.max_body_bytes must be at least 1024"),
             (self.server.max_connections > 0, "server.max_connections must be at least 1"),

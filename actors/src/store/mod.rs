@@ -41,6 +41,7 @@ pub const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_first.sql"),
     include_str!("../../migrations/0002_schedule.sql"),
     include_str!("../../migrations/0003_open_runs.sql"),
+    include_str!("../../migrations/0004_money.sql"),
 ];
 /// Entries of the journal read at a time while verifying.
 const JOURNAL_PAGE: i64 = 2000;

@@ -1,0 +1,43 @@
+-- A correction is a row of its own: `corrects` names the row it corrects, `note` says why; its origin is `manual`.
+ALTER TABLE ledger ADD COLUMN corrects TEXT;
+ALTER TABLE ledger ADD COLUMN note TEXT;
+CREATE INDEX ledger_source ON ledger (source, kind);
+CREATE INDEX ledger_payment_intent ON ledger (payment_intent) WHERE payment_intent IS NOT NULL;
+
+-- What we asked the provider to change, written before it was asked: the idempotency key survives a crash. state: sent | answered.
+CREATE TABLE provider_call (
+  key TEXT PRIMARY KEY, path TEXT NOT NULL, request TEXT NOT NULL, state TEXT NOT NULL, attempts BIGINT NOT NULL DEFAULT 0, status BIGINT,
+  request_id TEXT, object_id TEXT, sent_at BIGINT NOT NULL, answered_at BIGINT);
+CREATE INDEX provider_call_open ON provider_call (sent_at) WHERE state = 'sent';
+
+-- Exceptions of every reconciliation. scope: payouts | finance. `sides` is what both sides said, as text: an acknowledgement holds as long
+-- as it does. `risk` is the money at risk in minor units of `currency`. decided_*: who acknowledged or resolved it, when and why.
+ALTER TABLE recon_exception ADD COLUMN scope TEXT NOT NULL DEFAULT 'payouts';
+ALTER TABLE recon_exception ADD COLUMN sides TEXT NOT NULL DEFAULT '';
+ALTER TABLE recon_exception ADD COLUMN currency TEXT NOT NULL DEFAULT '';
+ALTER TABLE recon_exception ADD COLUMN risk BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE recon_exception ADD COLUMN decided_at BIGINT;
+ALTER TABLE recon_exception ADD COLUMN decided_by TEXT;
+ALTER TABLE recon_exception ADD COLUMN decision TEXT;
+CREATE INDEX recon_exception_status ON recon_exception (scope, status, first_seen);
+CREATE INDEX recon_run_kind ON recon_run (kind, n);
+
+-- The rows of payouts that will not change any more, compressed, so that they are fetched once. `state` is a digest of the payout.
+CREATE TABLE payout_members (payout TEXT PRIMARY KEY, state TEXT NOT NULL, fetched_at BIGINT NOT NULL, members BLOB NOT NULL);
+
+-- The archive of each business day. state: provisional (made at night) | final (made again when the provider's own report was final).
+CREATE TABLE recon_archive (
+  date TEXT PRIMARY KEY, state TEXT NOT NULL, sha256 TEXT NOT NULL, previous_sha256 TEXT, made_at BIGINT NOT NULL, run_id TEXT NOT NULL);
+
+-- Events that the provider has and we had not, or could not process. class: never_delivered | failed_here | changed_outside.
+-- state: found | filled | failed.
+CREATE TABLE event_gap (
+  id TEXT PRIMARY KEY, class TEXT NOT NULL, event_type TEXT NOT NULL, object_id TEXT, created BIGINT NOT NULL, state TEXT NOT NULL,
+  attempts BIGINT NOT NULL DEFAULT 0, error TEXT, detail TEXT, found_at BIGINT NOT NULL, ended_at BIGINT);
+CREATE INDEX event_gap_open ON event_gap (found_at) WHERE state <> 'filled';
+
+-- Trial payments from end to end. state: running | passed | failed; `step` is the one it is at or failed in; milliseconds from the call
+-- to the webhook's effect.
+CREATE TABLE canary (
+  n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, step TEXT NOT NULL, started_at BIGINT NOT NULL, ended_at BIGINT,
+  invoice TEXT, charge TEXT, refund TEXT, paid_ms BIGINT, refunded_ms BIGINT, error TEXT)
