@@ -11,7 +11,7 @@ use crate::{
     actor::{self, Probe, Probed, Reply},
     env::{Env, rfc3339},
     error::Result,
-    store::{EventFilter, Store},
+    store::{EventFilter, ExceptionFilter, Store},
 };
 
 pub const NOUN: &str = "insight";
@@ -81,8 +81,8 @@ async fn compute(env: &Env) -> Result<Json> {
     let money = store.ledger_totals(livemode, since.timestamp()).await?;
     let webhooks = store.event_counts(now - TimeDelta::days(1)).await?;
     let (open, oldest) = store.open_event_count().await?;
-    let latest = store.latest_recon().await?;
-    let exceptions = store.exceptions("open", 100).await?.len();
+    let latest = store.latest_recon("payouts").await?;
+    let exceptions = store.exceptions(&ExceptionFilter { status: "open".into(), ..ExceptionFilter::default() }).await?.len();
     let backups = store.backups(7).await?;
     let last_payment = last_payment(store).await?;
     Ok(json!({

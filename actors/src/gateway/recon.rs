@@ -1,4 +1,4 @@
-//! Reconciliation as it stands: the latest report and the exceptions.
+//! Reconciliation as it stands: the latest reports, the exceptions, and what a person decides about them.
 
 use serde_json::{Value as Json, json};
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
@@ -12,47 +12,103 @@ use super::{
 use crate::{
     env::rfc3339,
     error::{Error, Result},
+    store::{ExceptionFilter, ExceptionRow},
 };
 
+const SCOPES: [&str; 2] = ["payouts", "finance"];
 const STATUSES: [&str; 4] = ["open", "acknowledged", "resolved", "auto_resolved"];
+/// A reason is a sentence, not a file.
+const LONGEST_REASON: usize = 1000;
 
 pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
     any_of([
         // The latest reconciliation of payouts.
         api(shell, Method::GET, "/api/recon/payouts", Scope::Read, payouts),
-        // What did not agree, with when it was seen first and last.
+        // What did not agree, with when it was seen first and last, and what was decided about it.
         api(shell, Method::GET, "/api/recon/exceptions", Scope::Read, exceptions),
+        // One of them.
+        api(shell, Method::GET, "/api/recon/exceptions/{id}", Scope::Read, exception),
+        // Somebody is looking into it: quiet until either side says something else.
+        api(shell, Method::POST, "/api/recon/exceptions/{id}/acknowledge", Scope::Operate, acknowledge),
+        // It is settled as it is: quiet until either side says something else.
+        api(shell, Method::POST, "/api/recon/exceptions/{id}/resolve", Scope::Operate, resolve),
+        // It was decided too early.
+        api(shell, Method::POST, "/api/recon/exceptions/{id}/reopen", Scope::Operate, reopen),
     ])
 }
 
 async fn payouts(call: Call) -> Result<Response> {
-    let report = call.env().store().latest_recon().await?;
+    let report = call.env().store().latest_recon("payouts").await?;
     Ok(respond::json(&report.ok_or_else(|| Error::not_found("payouts have not been reconciled yet"))?))
 }
 
+/// Filters: `scope`, `status`, `kind`, `payout`.
 async fn exceptions(call: Call) -> Result<Response> {
-    let status = call.request.query("status")?.unwrap_or_default();
-    if !status.is_empty() && !STATUSES.contains(&status.as_str()) {
-        return Err(Error::field("status", format!("status is one of {}", STATUSES.join(", "))));
-    }
-    let rows = call.env().store().exceptions(&status, i64::MAX).await?;
-    let all = rows
-        .into_iter()
-        .map(|e| {
-            let mut body = match e.body {
-                Json::Object(body) => body,
-                _ => serde_json::Map::new(),
-            };
-            body.insert("id".into(), e.id.into());
-            body.insert("kind".into(), e.kind.into());
-            body.insert("severity".into(), e.severity.into());
-            body.insert("status".into(), e.status.into());
-            body.insert("first_seen".into(), rfc3339(e.first_seen).into());
-            body.insert("last_seen".into(), rfc3339(e.last_seen).into());
-            body.insert("occurrences".into(), e.occurrences.into());
-            Json::Object(body)
-        })
-        .collect();
-    let (exceptions, next) = page(&call.request, all, "id")?;
+    let request = &call.request;
+    let one_of = |field: &'static str, words: &[&str]| match request.query(field)?.unwrap_or_default() {
+        word if word.is_empty() || words.contains(&word.as_str()) => Ok(word),
+        _ => Err(Error::field(field, format!("{field} is one of {}", words.join(", ")))),
+    };
+    let filter = ExceptionFilter {
+        scope: one_of("scope", &SCOPES)?,
+        status: one_of("status", &STATUSES)?,
+        kind: request.query("kind")?.unwrap_or_default(),
+        payout: request.query("payout")?.unwrap_or_default(),
+    };
+    let all = call.env().store().exceptions(&filter).await?.into_iter().map(view).collect();
+    let (exceptions, next) = page(request, all, "id")?;
     Ok(respond::json(&json!({"ok": true, "count": exceptions.len(), "exceptions": exceptions, "next": next})))
+}
+
+async fn exception(call: Call) -> Result<Response> {
+    let row = find(&call).await?;
+    Ok(respond::json(&json!({"ok": true, "exception": view(row)})))
+}
+
+async fn acknowledge(call: Call) -> Result<Response> {
+    decide(call, &["open"], "acknowledged").await
+}
+
+async fn resolve(call: Call) -> Result<Response> {
+    decide(call, &["open", "acknowledged"], "resolved").await
+}
+
+async fn reopen(call: Call) -> Result<Response> {
+    decide(call, &["acknowledged", "resolved"], "open").await
+}
+
+/// Body: `{"reason":"..."}`, which is kept with who decided and goes into the journal.
+async fn decide(call: Call, from: &[&str], to: &'static str) -> Result<Response> {
+    let body = call.request.json()?;
+    let reason = body["reason"].as_str().map(str::trim).unwrap_or_default();
+    if reason.is_empty() || reason.len() > LONGEST_REASON {
+        return Err(Error::field("reason", format!("reason is missing: a text of up to {LONGEST_REASON} bytes that says why")));
+    }
+    let row = find(&call).await?;
+    let (env, by) = (call.env(), call.caller.key_id.as_str());
+    let fact = env.fact("recon.decided", &row.id, json!({"from": row.status, "to": to, "by": by, "reason": reason, "kind": row.kind}));
+    if !env.store().decide_exception(&row.id, from, to, by, reason, fact).await? {
+        let now = env.store().exception(&row.id).await?.map_or(row.status, |e| e.status);
+        return Err(Error::conflict("exception_state", format!("the exception is {now}, so it cannot become {to}")).with("status", now));
+    }
+    exception(call).await
+}
+
+async fn find(call: &Call) -> Result<ExceptionRow> {
+    let id = call.request.param(0)?;
+    call.env().store().exception(id).await?.ok_or_else(|| Error::not_found(format!("there is no exception {id}")))
+}
+
+/// The report's record with what only the store knows.
+fn view(e: ExceptionRow) -> Json {
+    let mut body = if e.body.is_object() { e.body } else { json!({}) };
+    let own = json!({
+        "id": e.id, "scope": e.scope, "kind": e.kind, "severity": e.severity, "status": e.status, "first_seen": rfc3339(e.first_seen),
+        "last_seen": rfc3339(e.last_seen), "occurrences": e.occurrences, "at_risk_minor": e.risk, "currency": e.currency,
+        "decided_at": e.decided_at.map(rfc3339), "decided_by": e.decided_by, "decision": e.decision,
+    });
+    if let (Json::Object(body), Json::Object(own)) = (&mut body, own) {
+        body.extend(own);
+    }
+    body
 }

@@ -1,17 +1,19 @@
-//! Reconciliation runs with their inputs, and the exceptions with when they were first and last seen.
+//! Reconciliation runs with their inputs, and the exceptions: when they were first and last seen, and what a person decided about them.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
 use super::{
     Store,
-    engine::{Batch, Fact},
+    engine::{Batch, Fact, Row},
 };
 use crate::error::Result;
 
 #[derive(Clone, Debug)]
 pub struct ExceptionRow {
     pub id: String,
+    /// `payouts` or `finance`.
+    pub scope: String,
     pub kind: String,
     pub severity: String,
     /// `open`, `acknowledged`, `resolved` or `auto_resolved`.
@@ -19,12 +21,35 @@ pub struct ExceptionRow {
     pub first_seen: DateTime<Utc>,
     pub last_seen: DateTime<Utc>,
     pub occurrences: i64,
+    pub currency: String,
+    /// Money at risk, minor units of `currency`.
+    pub risk: i64,
+    pub decided_at: Option<DateTime<Utc>>,
+    pub decided_by: Option<String>,
+    /// Why it was acknowledged or resolved.
+    pub decision: Option<String>,
+    pub body: Json,
+}
+
+/// One exception of a run.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    pub id: String,
+    pub kind: &'static str,
+    pub severity: &'static str,
+    pub currency: String,
+    /// Money at risk, minor units of `currency`.
+    pub risk: i64,
+    /// What both sides said: a person's decision holds as long as this does.
+    pub sides: String,
     pub body: Json,
 }
 
 /// A finished reconciliation to be written down.
 #[derive(Debug)]
 pub struct NewRecon<'a> {
+    /// `payouts` or `finance`.
+    pub scope: &'static str,
     pub run_id: &'a str,
     pub recon_id: &'a str,
     pub at: DateTime<Utc>,
@@ -33,27 +58,51 @@ pub struct NewRecon<'a> {
     /// Both sides' inputs, compressed.
     pub inputs: Vec<u8>,
     pub report: &'a Json,
-    /// (id, kind, severity, whole record).
-    pub exceptions: Vec<(String, String, String, Json)>,
+    pub findings: Vec<Finding>,
+    /// Ids of exceptions that this run would have found and did not.
+    pub gone: Vec<String>,
 }
 
-const UPSERT: &str = "INSERT INTO recon_exception (id, kind, severity, status, first_seen, last_seen, occurrences, run_id, body)
-    VALUES (?1, ?2, ?3, 'open', ?4, ?4, 1, ?5, ?6)
+/// Which exceptions to list; empty text means any.
+#[derive(Clone, Debug, Default)]
+pub struct ExceptionFilter {
+    pub scope: String,
+    pub status: String,
+    pub kind: String,
+    /// Of one payout.
+    pub payout: String,
+}
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, scope, kind, severity, status, first_seen, last_seen, occurrences, currency, risk, decided_at, decided_by, decision, body FROM recon_exception ",
+            $rest
+        )
+    };
+}
+
+/// What was decided by a person is open again when either side says something else; what resolved by itself, when it is back.
+const UPSERT: &str =
+    "INSERT INTO recon_exception (id, scope, kind, severity, status, first_seen, last_seen, occurrences, run_id, currency, risk, sides, body)
+    VALUES (?1, ?2, ?3, ?4, 'open', ?5, ?5, 1, ?6, ?7, ?8, ?9, ?10)
     ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen, occurrences = recon_exception.occurrences + 1, severity = excluded.severity,
-    run_id = excluded.run_id, body = excluded.body,
-    status = CASE WHEN recon_exception.status IN ('auto_resolved', 'resolved') THEN 'open' ELSE recon_exception.status END";
-/// What this run did not find any more is resolved by itself; an incomplete run resolves nothing.
-const AUTO_RESOLVE: &str = "UPDATE recon_exception SET status = 'auto_resolved', last_seen = ?1 WHERE status IN ('open', 'acknowledged') AND run_id <> ?2 AND ?3 = 1";
+    run_id = excluded.run_id, body = excluded.body, currency = excluded.currency, risk = excluded.risk, sides = excluded.sides,
+    status = CASE WHEN recon_exception.status = 'auto_resolved' OR recon_exception.sides <> excluded.sides THEN 'open'
+      ELSE recon_exception.status END";
+const GONE: &str = "UPDATE recon_exception SET status = 'auto_resolved', decided_at = ?2, decided_by = ?3, decision = 'not found any more'
+    WHERE id = ?1 AND status IN ('open', 'acknowledged')";
 
 impl Store {
-    /// Keeps the run, opens and closes exceptions and journals the result, in one commit. Answers (new, auto-resolved).
-    pub async fn record_recon(&self, recon: NewRecon<'_>, fact: Fact) -> Result<(u64, u64)> {
-        let before = self.exceptions("open", i64::MAX).await?.len() + self.exceptions("acknowledged", i64::MAX).await?.len();
+    /// Keeps the run, opens and closes exceptions and journals the result, in one commit. Answers (new or open again, auto-resolved).
+    pub async fn record_recon(&self, recon: NewRecon<'_>, fact: Fact) -> Result<(usize, usize)> {
+        let before: std::collections::HashSet<String> = self.open_exceptions(recon.scope).await?.into_iter().map(|e| e.id).collect();
         let mut batch = Batch::new().guard(
-            "INSERT INTO recon_run (run_id, recon_id, kind, at, complete, ok, inputs, report) VALUES (?1, ?2, 'payouts', ?3, ?4, ?5, ?6, ?7) ON CONFLICT (run_id) DO NOTHING",
+            "INSERT INTO recon_run (run_id, recon_id, kind, at, complete, ok, inputs, report) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (run_id) DO NOTHING",
             vec![
                 recon.run_id.into(),
                 recon.recon_id.into(),
+                recon.scope.into(),
                 recon.at.into(),
                 recon.complete.into(),
                 recon.ok.into(),
@@ -61,41 +110,87 @@ impl Store {
                 recon.report.into(),
             ],
         );
-        let count = recon.exceptions.len();
-        for (id, kind, severity, body) in &recon.exceptions {
-            batch = batch.sql(UPSERT, vec![id.into(), kind.into(), severity.into(), recon.at.into(), recon.run_id.into(), body.into()]);
+        for finding in &recon.findings {
+            let params = vec![
+                finding.id.as_str().into(),
+                recon.scope.into(),
+                finding.kind.into(),
+                finding.severity.into(),
+                recon.at.into(),
+                recon.run_id.into(),
+                finding.currency.as_str().into(),
+                finding.risk.into(),
+                finding.sides.as_str().into(),
+                (&finding.body).into(),
+            ];
+            batch = batch.sql(UPSERT, params);
         }
-        batch = batch.sql(AUTO_RESOLVE, vec![recon.at.into(), recon.run_id.into(), recon.complete.into()]).journal(fact);
-        let resolved = self.engine.write(batch).await?.affected(count + 1);
-        let after = self.exceptions("open", i64::MAX).await?.len() + self.exceptions("acknowledged", i64::MAX).await?.len();
-        let new = (after as u64 + resolved).saturating_sub(before as u64);
-        Ok((new, resolved))
+        for id in &recon.gone {
+            batch = batch.sql(GONE, vec![id.as_str().into(), recon.at.into(), recon.run_id.into()]);
+        }
+        self.engine.write(batch.journal(fact)).await?;
+        let after = self.open_exceptions(recon.scope).await?;
+        Ok((after.iter().filter(|e| !before.contains(&e.id)).count(), recon.gone.len()))
     }
 
-    /// Exceptions with `status` (empty: any), newest first.
-    pub async fn exceptions(&self, status: &str, limit: i64) -> Result<Vec<ExceptionRow>> {
-        let sql = "SELECT id, kind, severity, status, first_seen, last_seen, occurrences, body FROM recon_exception
-            WHERE (?1 = '' OR status = ?1) ORDER BY first_seen DESC, id LIMIT ?2";
-        let rows = self.engine.read(sql, vec![status.into(), limit.into()]).await?;
-        rows.iter()
-            .map(|r| {
-                Ok(ExceptionRow {
-                    id: r.text(0)?.to_owned(),
-                    kind: r.text(1)?.to_owned(),
-                    severity: r.text(2)?.to_owned(),
-                    status: r.text(3)?.to_owned(),
-                    first_seen: r.time(4)?,
-                    last_seen: r.time(5)?,
-                    occurrences: r.int(6)?,
-                    body: r.json(7)?,
-                })
-            })
-            .collect()
+    /// Exceptions of a scope that are open or acknowledged.
+    pub async fn open_exceptions(&self, scope: &str) -> Result<Vec<ExceptionRow>> {
+        let sql = select!("WHERE scope = ?1 AND status IN ('open', 'acknowledged') ORDER BY first_seen, id");
+        self.engine.read(sql, vec![scope.into()]).await?.iter().map(exception_row).collect()
     }
 
-    /// The newest reconciliation's report.
-    pub async fn latest_recon(&self) -> Result<Option<Json>> {
-        let rows = self.engine.read("SELECT report FROM recon_run ORDER BY n DESC LIMIT 1", vec![]).await?;
+    /// Exceptions, newest first.
+    pub async fn exceptions(&self, filter: &ExceptionFilter) -> Result<Vec<ExceptionRow>> {
+        let sql = select!(
+            "WHERE (?1 = '' OR scope = ?1) AND (?2 = '' OR status = ?2) AND (?3 = '' OR kind = ?3) AND (?4 = '' OR body ->> 'payout_id' = ?4)
+             ORDER BY first_seen DESC, id"
+        );
+        let params = [&filter.scope, &filter.status, &filter.kind, &filter.payout].map(|text| text.as_str().into()).into();
+        self.engine.read(sql, params).await?.iter().map(exception_row).collect()
+    }
+
+    pub async fn exception(&self, id: &str) -> Result<Option<ExceptionRow>> {
+        self.engine.read(select!("WHERE id = ?1"), vec![id.into()]).await?.first().map(exception_row).transpose()
+    }
+
+    /// A person's decision; false if the exception was not in one of the states `from` (at most three) any more.
+    pub async fn decide_exception(&self, id: &str, from: &[&str], to: &str, by: &str, why: &str, fact: Fact) -> Result<bool> {
+        let sql = "UPDATE recon_exception SET status = ?2, decided_at = ?3, decided_by = ?4, decision = ?5
+            WHERE id = ?1 AND status IN (?6, ?7, ?8)";
+        let state = |n: usize| from.get(n).copied().unwrap_or_default().into();
+        let params = vec![id.into(), to.into(), fact.at.into(), by.into(), why.into(), state(0), state(1), state(2)];
+        Ok(self.engine.write(Batch::new().guard(sql, params).journal(fact)).await?.affected(0) == 1)
+    }
+
+    /// The newest report of a scope.
+    pub async fn latest_recon(&self, scope: &str) -> Result<Option<Json>> {
+        let rows = self.engine.read("SELECT report FROM recon_run WHERE kind = ?1 ORDER BY n DESC LIMIT 1", vec![scope.into()]).await?;
         rows.first().map(|r| r.json(0)).transpose()
     }
+
+    /// The newest report of a scope with both sides' compressed inputs.
+    pub async fn latest_recon_inputs(&self, scope: &str) -> Result<Option<(Json, Vec<u8>)>> {
+        let sql = "SELECT report, inputs FROM recon_run WHERE kind = ?1 ORDER BY n DESC LIMIT 1";
+        let rows = self.engine.read(sql, vec![scope.into()]).await?;
+        rows.first().map(|r| Ok((r.json(0)?, r.blob(1)?.to_vec()))).transpose()
+    }
+}
+
+fn exception_row(row: &Row) -> Result<ExceptionRow> {
+    Ok(ExceptionRow {
+        id: row.text(0)?.to_owned(),
+        scope: row.text(1)?.to_owned(),
+        kind: row.text(2)?.to_owned(),
+        severity: row.text(3)?.to_owned(),
+        status: row.text(4)?.to_owned(),
+        first_seen: row.time(5)?,
+        last_seen: row.time(6)?,
+        occurrences: row.int(7)?,
+        currency: row.text(8)?.to_owned(),
+        risk: row.int(9)?,
+        decided_at: row.opt_time(10)?,
+        decided_by: row.opt_text(11)?,
+        decision: row.opt_text(12)?,
+        body: row.json(13)?,
+    })
 }

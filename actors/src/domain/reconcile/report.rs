@@ -135,6 +135,16 @@ pub enum Severity {
     Low,
 }
 
+impl Severity {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Medium => "medium",
+            Self::Low => "low",
+        }
+    }
+}
+
 /// Defines an enum whose names on the wire are listed once.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
@@ -271,6 +281,17 @@ impl Exception {
             suspects: Vec::new(),
             suggested_action: suggested_action.into(),
         }
+    }
+
+    /// Money at risk in minor units of `currency`: the difference if both sides have an amount, else the one amount there is.
+    pub fn at_risk(&self) -> i64 {
+        self.difference.or(self.actual).or(self.expected).unwrap_or(0).saturating_abs()
+    }
+
+    /// What both sides say, as text: a person's decision about an exception holds as long as this does.
+    pub fn sides(&self) -> String {
+        let side = |amount: Option<i64>| amount.map_or_else(|| "-".to_owned(), |a| a.to_string());
+        format!("{}|{}|{}", side(self.expected), side(self.actual), self.currency)
     }
 
     pub(super) fn evidence(mut self, field: &str, ledger: impl Into<Value>, provider: impl Into<Value>) -> Self {

@@ -1,15 +1,13 @@
-//! Recon owns the reconciliation runs and the open exceptions. A run works in a task of its own, so questions are answered
-//! meanwhile; it is the actor's, so a crash ends it and the timer records the failure. The decision itself is pure
-//! (`domain/reconcile`); what is here fetches both sides, keeps them, and writes the result down.
+//! Reconciling payouts: fetches both sides, asks `domain/reconcile`, keeps the result. A fetch that failed makes the run incomplete and is
+//! never taken for an empty list; what could not be judged is not called missing.
 
-use std::{collections::HashSet, io::Write as _, time::Duration};
+use std::{collections::HashSet, io::Write as _};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
 
+use super::Outcome;
 use crate::{
-    actor::{self, Probe, Probed, Reply},
     alert,
     domain::{
         alert_rule::{Check, Severity},
@@ -18,56 +16,12 @@ use crate::{
     env::{Env, rfc3339},
     error::{Error, Result},
     providers::stripe::API_VERSION,
-    store::NewRecon,
-    task::{OneRun, Record, Run},
+    store::Finding,
+    task::{Record, Run},
 };
 
-pub const NOUN: &str = "recon";
-/// A run ends within this, or it is given up.
-pub const LIMIT: Duration = Duration::from_mins(10);
 /// How far before the window the ledger is read: what a payout at its start may contain.
 const LEDGER_MARGIN_DAYS: i64 = 40;
-
-pub enum Message {
-    Payouts { run: Run, reply: Reply<Record> },
-    Probe(Probe, Reply<()>),
-}
-
-impl Probed for Message {
-    fn probe(probe: Probe, reply: Reply<()>) -> Self {
-        Self::Probe(probe, reply)
-    }
-}
-
-/// Reconciles the payouts of the window; the record is that of `logs/payout_recon.json`. Errors: `conflict` if one is running,
-/// `unavailable` if the provider does not answer.
-pub async fn payouts(run: &Run) -> Result<Record> {
-    actor::call(&run.env, NOUN, LIMIT, |reply| Message::Payouts { run: run.clone(), reply }).await
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Recon;
-
-impl Actor for Recon {
-    type Msg = Message;
-    type State = OneRun;
-    type Arguments = Env;
-
-    async fn pre_start(&self, _: ActorRef<Message>, _: Env) -> Result<OneRun, ActorProcessingErr> {
-        Ok(OneRun::default())
-    }
-
-    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut OneRun) -> Result<(), ActorProcessingErr> {
-        match message {
-            Message::Payouts { run, reply } => {
-                let busy = Error::conflict("recon_running", "a reconciliation is running");
-                state.start(&run.clone(), reply, busy, async move { reconcile_payouts(&run).await });
-            }
-            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
-        }
-        Ok(())
-    }
-}
 
 /// Both sides of a reconciliation, as fetched.
 struct Sides {
@@ -79,7 +33,8 @@ struct Sides {
     errors: Vec<String>,
 }
 
-async fn reconcile_payouts(run: &Run) -> Result<Record> {
+/// Reconciles the payouts of the window and writes the result down.
+pub(super) async fn run(run: &Run) -> Result<Record> {
     let env = &run.env;
     let sides = fetch(env).await?;
     let livemode = env.config().provider.mode.is_live();
@@ -105,7 +60,30 @@ async fn reconcile_payouts(run: &Run) -> Result<Record> {
     let generated_at = rfc3339(env.now());
     (report.ts, report.run_id, report.generated_at) = (Some(generated_at.clone()), Some(run.run_id.clone()), Some(generated_at));
     let json = serde_json::to_value(&report)?;
-    record(run, &report, &json, inputs(&input, &sides)?).await?;
+    let findings = report
+        .exceptions
+        .iter()
+        .map(|e| Finding {
+            id: e.id.clone(),
+            kind: e.kind.as_str(),
+            severity: e.severity.as_str(),
+            currency: e.currency.clone(),
+            risk: e.at_risk(),
+            sides: e.sides(),
+            body: serde_json::to_value(e).unwrap_or_default(),
+        })
+        .collect();
+    let outcome = Outcome {
+        scope: "payouts",
+        recon_id: &report.recon_id,
+        input_digest: &report.input_digest,
+        complete: report.complete,
+        ok: report.ok,
+        inputs: inputs(&input, &sides)?,
+        report: &json,
+        findings,
+    };
+    super::keep(run, outcome, |_| true).await?;
     alert::evaluate(env, vec![exceptions_check(&report)]).await?;
     match json {
         Json::Object(map) => Ok(map),
@@ -166,33 +144,6 @@ fn inputs(input: &Input, sides: &Sides) -> Result<Vec<u8>> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(all.to_string().as_bytes())?;
     Ok(gzip.finish()?)
-}
-
-async fn record(run: &Run, report: &Report, json: &Json, inputs: Vec<u8>) -> Result<()> {
-    let exceptions = json["exceptions"].as_array().into_iter().flatten();
-    let word = |e: &Json, name: &str| e[name].as_str().unwrap_or_default().to_owned();
-    let recon = NewRecon {
-        run_id: &run.run_id,
-        recon_id: &report.recon_id,
-        at: run.env.now(),
-        complete: report.complete,
-        ok: report.ok,
-        inputs,
-        report: json,
-        exceptions: exceptions.map(|e| (word(e, "id"), word(e, "kind"), word(e, "severity"), e.clone())).collect(),
-    };
-    let data = json!({"recon_id": report.recon_id, "input_digest": report.input_digest, "ok": report.ok, "summary": json["summary"]});
-    let (new, resolved) = run.env.store().record_recon(recon, run.env.fact("recon.done", &run.run_id, data)).await?;
-    tracing::info!(
-        actor = NOUN,
-        run_id = run.run_id,
-        ok = report.ok,
-        exceptions = report.exceptions.len(),
-        new,
-        resolved,
-        "payouts reconciled"
-    );
-    Ok(())
 }
 
 fn exceptions_check(report: &Report) -> Check {

@@ -1,0 +1,115 @@
+//! Recon owns the reconciliation runs and the open exceptions. A run works in a task of its own, so questions are answered
+//! meanwhile; it is the actor's, so a crash ends it and the timer records the failure. The decision itself is pure
+//! (`domain/reconcile`); what is here fetches both sides, keeps them, and writes the result down.
+
+mod payouts;
+
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde_json::{Value as Json, json};
+
+use crate::{
+    actor::{self, Probe, Probed, Reply},
+    env::Env,
+    error::{Error, Result},
+    store::{Finding, NewRecon},
+    task::{OneRun, Record, Run},
+};
+
+pub const NOUN: &str = "recon";
+/// A run ends within this, or it is given up.
+pub const LIMIT: Duration = Duration::from_mins(10);
+
+pub enum Message {
+    Payouts { run: Run, reply: Reply<Record> },
+    Probe(Probe, Reply<()>),
+}
+
+impl Probed for Message {
+    fn probe(probe: Probe, reply: Reply<()>) -> Self {
+        Self::Probe(probe, reply)
+    }
+}
+
+/// Reconciles the payouts of the window; the record is that of `logs/payout_recon.json`. Errors: `conflict` if one is running,
+/// `unavailable` if the provider does not answer.
+pub async fn payouts(run: &Run) -> Result<Record> {
+    actor::call(&run.env, NOUN, LIMIT, |reply| Message::Payouts { run: run.clone(), reply }).await
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recon;
+
+impl Actor for Recon {
+    type Msg = Message;
+    type State = OneRun;
+    type Arguments = Env;
+
+    async fn pre_start(&self, _: ActorRef<Message>, _: Env) -> Result<OneRun, ActorProcessingErr> {
+        Ok(OneRun::default())
+    }
+
+    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut OneRun) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Payouts { run, reply } => {
+                let busy = Error::conflict("recon_running", "a reconciliation is running");
+                state.start(&run.clone(), reply, busy, async move { payouts::run(&run).await });
+            }
+            Message::Probe(probe, reply) => actor::answer(probe, reply).await,
+        }
+        Ok(())
+    }
+}
+
+/// What a reconciliation came to, to be kept.
+struct Outcome<'a> {
+    /// `payouts` or `finance`.
+    scope: &'static str,
+    recon_id: &'a str,
+    input_digest: &'a str,
+    complete: bool,
+    ok: bool,
+    /// Both sides, compressed.
+    inputs: Vec<u8>,
+    report: &'a Json,
+    findings: Vec<Finding>,
+}
+
+/// Keeps a run: its inputs, its report, its exceptions. One that is not found again is resolved by itself if `looked_at` says that this run
+/// would have found it, and never by an incomplete run.
+async fn keep(run: &Run, outcome: Outcome<'_>, looked_at: impl Fn(&Json) -> bool) -> Result<()> {
+    let (store, count) = (run.env.store(), outcome.findings.len());
+    let mut gone = Vec::new();
+    if outcome.complete {
+        let open = store.open_exceptions(outcome.scope).await?;
+        let found = |id: &str| outcome.findings.iter().any(|f| f.id == id);
+        gone.extend(open.into_iter().filter(|e| !found(&e.id) && looked_at(&e.body)).map(|e| e.id));
+    }
+    let data =
+        json!({"recon_id": outcome.recon_id, "input_digest": outcome.input_digest, "ok": outcome.ok, "summary": outcome.report["summary"]});
+    let recon = NewRecon {
+        scope: outcome.scope,
+        run_id: &run.run_id,
+        recon_id: outcome.recon_id,
+        at: run.env.now(),
+        complete: outcome.complete,
+        ok: outcome.ok,
+        inputs: outcome.inputs,
+        report: outcome.report,
+        findings: outcome.findings,
+        gone,
+    };
+    let (new, resolved) = store.record_recon(recon, run.env.fact("recon.done", &run.run_id, data)).await?;
+    tracing::info!(
+        actor = NOUN,
+        scope = outcome.scope,
+        run_id = run.run_id,
+        ok = outcome.ok,
+        exceptions = count,
+        new,
+        resolved,
+        "reconciled"
+    );
+    Ok(())
+}
