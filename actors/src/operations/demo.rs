@@ -147,6 +147,11 @@ pub async fn seed(env: &Env, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Sto
     Ok(Story::Made { customers: CUSTOMERS.len(), days: DAYS, failed })
 }
 
+/// Whether the story is being told just now: the sandbox's clock is in the past then.
+pub async fn is_being_made(env: &Env) -> Result<bool> {
+    Ok(env.store().meta(MARK).await?.as_deref() == Some("begun"))
+}
+
 /// Day after day until the sandbox's clock shows now.
 async fn live(provider: &Client, sandbox: &Sandbox, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
     loop {

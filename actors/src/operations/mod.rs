@@ -1,6 +1,8 @@
 //! What an operator can do, one operation per file: called by the gateway and the command line alike. An operation has no state of its
 //! own; what must not be lost is in the store before anybody outside is asked.
 
+/// A trial payment from end to end.
+pub mod canary;
 /// A test invoice, finalized and not paid.
 pub mod create_invoice;
 /// A few weeks of a small business in the sandbox.

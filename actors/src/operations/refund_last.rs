@@ -4,7 +4,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{by_provider, fingerprint};
+use super::{by_provider, canary, fingerprint};
 use crate::{
     config::ProviderMode,
     env::{Env, rfc3339},
@@ -115,7 +115,8 @@ fn nothing(why: &str) -> Error {
 
 async fn refund(env: &Env, asked: &Asked) -> Result<Json> {
     let charges = env.provider().charges(LOOK_AT).await.map_err(by_provider)?;
-    let charge = newest(&charges).ok_or_else(|| nothing("there is no captured payment"))?;
+    let trial = canary::customer_id(env).await?;
+    let charge = newest(&charges, trial.as_deref()).ok_or_else(|| nothing("there is no captured payment"))?;
     let intent = match decide(charge, asked) {
         // Perhaps by a refund of ours whose answer was lost: then the repetition gets that answer.
         Err(error) if error.reason == "nothing_to_refund" => return carry_on_unfinished(env, charge, asked).await?.ok_or(error),
@@ -138,9 +139,11 @@ async fn refund(env: &Env, asked: &Asked) -> Result<Json> {
     }
 }
 
-/// The newest captured payment, whatever became of it since; the provider's order decides within a second.
-fn newest(charges: &[Json]) -> Option<&Json> {
-    let paid = charges.iter().filter(|c| c["status"] == "succeeded" && c["captured"] == true);
+/// The newest captured payment of a customer, whatever became of it since; the provider's order decides within a second. Trial payments
+/// are no customer's.
+fn newest<'a>(charges: &'a [Json], trial: Option<&str>) -> Option<&'a Json> {
+    let is_trial = |c: &Json| c["metadata"][canary::MARK].is_string() || (trial.is_some() && c["customer"].as_str() == trial);
+    let paid = charges.iter().filter(|c| c["status"] == "succeeded" && c["captured"] == true && !is_trial(c));
     paid.reduce(|best, c| if c["created"].as_i64() > best["created"].as_i64() { c } else { best })
 }
 
@@ -348,8 +351,14 @@ mod tests {
         failed["status"] = "failed".into();
         authorised["captured"] = false.into();
         let charges = [charge("ch_1", 10), authorised, failed, charge("ch_2", 20), charge("ch_2b", 20)];
-        assert_eq!(newest(&charges).unwrap()["id"], "ch_2");
-        assert!(newest(&charges[1..3]).is_none());
+        assert_eq!(newest(&charges, None).unwrap()["id"], "ch_2");
+        assert!(newest(&charges[1..3], None).is_none());
+        let mut trial = charge("ch_9", 90);
+        trial["customer"] = "cus_trial".into();
+        let mut marked = charge("ch_8", 80);
+        marked["metadata"] = json!({canary::MARK: "can_1"});
+        let with_trials = [trial, marked, charge("ch_2", 20)];
+        assert_eq!(newest(&with_trials, Some("cus_trial")).unwrap()["id"], "ch_2");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod sqlite;
 
 mod alerts;
 mod backups;
+mod canary;
 mod chain;
 mod events;
 mod interventions;
@@ -22,6 +23,7 @@ mod slo;
 use std::{path::Path, path::PathBuf, sync::Arc};
 
 pub use backups::BackupRow;
+pub use canary::CanaryRow;
 pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
 pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, ObjectRow};

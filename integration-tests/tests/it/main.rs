@@ -1,6 +1,7 @@
 //! One test binary, a file per theme. Every test starts the real program and looks at it from outside.
 
 mod browser;
+mod canary;
 mod chaos;
 mod cli;
 mod conformance;

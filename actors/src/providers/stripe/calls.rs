@@ -51,6 +51,19 @@ impl Client {
         Ok(self.post("/v1/invoices", &params, key).await?.body)
     }
 
+    /// A draft that carries a mark, paid with the customer's card when asked.
+    pub async fn create_trial_invoice(&self, customer: &str, currency: &str, mark: (&str, &str), key: &str) -> Result<Value> {
+        let name = format!("metadata[{}]", mark.0);
+        let params = [
+            ("customer", customer.into()),
+            ("currency", currency.into()),
+            ("auto_advance", "false".into()),
+            ("pending_invoice_items_behavior", "exclude".into()),
+            (name.as_str(), mark.1.into()),
+        ];
+        Ok(self.post("/v1/invoices", &params, key).await?.body)
+    }
+
     pub async fn create_invoice_item(
         &self,
         invoice: &str,
@@ -80,6 +93,11 @@ impl Client {
         Ok(self.post(&format!("/v1/invoices/{id}/pay"), params, key).await?.body)
     }
 
+    /// Makes an open or uncollectible invoice void: nothing is owed any more.
+    pub async fn void_invoice(&self, id: &str, key: &str) -> Result<Value> {
+        Ok(self.post(&format!("/v1/invoices/{id}/void"), &[], key).await?.body)
+    }
+
     /// One invoice by its id.
     pub async fn invoice(&self, id: &str) -> Result<Value> {
         Ok(self.get(&format!("/v1/invoices/{id}"), &[]).await?.body)
@@ -107,6 +125,12 @@ impl Client {
             Value::Array(charges) => Ok(charges),
             _ => Err(Error::unavailable("provider_unavailable", "the provider's answer to /v1/charges is not a list")),
         }
+    }
+
+    /// Puts a mark into a charge's metadata.
+    pub async fn mark_charge(&self, id: &str, mark: (&str, &str), key: &str) -> Result<Value> {
+        let name = format!("metadata[{}]", mark.0);
+        Ok(self.post(&format!("/v1/charges/{id}"), &[(name.as_str(), mark.1.into())], key).await?.body)
     }
 
     /// One charge by its id.
