@@ -2,6 +2,7 @@
 //! meanwhile; it is the actor's, so a crash ends it and the timer records the failure. The decision itself is pure
 //! (`domain/reconcile`); what is here fetches both sides, keeps them, and writes the result down.
 
+pub mod archive;
 mod payouts;
 
 use std::time::Duration;

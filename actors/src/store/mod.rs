@@ -27,7 +27,7 @@ pub use canary::CanaryRow;
 pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
 pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, ObjectRow};
-pub use recon::{ExceptionFilter, ExceptionRow, Finding, NewRecon};
+pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, NewRecon};
 pub use refunds::{IdempotentAnswer, RefundIntent};
 pub use runs::{Attempt, Claim, NewRun, Place, RunEnd, RunRow};
 pub use schedule::{AttemptRow, NodeRow, Pause, SlotCount, SlotOutcome};
