@@ -5,6 +5,7 @@ mod actor;
 mod backup;
 mod check;
 mod door;
+mod exceptions;
 mod exit;
 mod guard;
 mod journal;
@@ -12,6 +13,7 @@ mod keys;
 mod output;
 mod portal_link;
 mod run;
+mod slo;
 mod status;
 mod systemd;
 mod task;
@@ -53,6 +55,12 @@ enum Command {
     /// List, run, pause, cancel and make up for the scheduled tasks; see what ran and how well the schedule is kept.
     #[command(subcommand)]
     Task(task::Command),
+    /// What the reconciliations found, and what is decided about it.
+    #[command(subcommand)]
+    Exceptions(exceptions::Command),
+    /// The service level, and trial payments from end to end.
+    #[command(subcommand)]
+    Slo(slo::Command),
     /// Make, list, verify and restore archives.
     #[command(subcommand)]
     Backup(backup::Command),
@@ -125,6 +133,8 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Check => check::run(invocation).await,
         Command::Actor(command) => actor::run(invocation, command).await,
         Command::Task(command) => task::run(invocation, command).await,
+        Command::Exceptions(command) => exceptions::run(invocation, command).await,
+        Command::Slo(command) => slo::run(invocation, command).await,
         Command::Backup(command) => backup::run(invocation, command).await,
         Command::Status => status::run(invocation).await,
         Command::Journal(command) => journal::run(invocation, &command).await,
@@ -160,6 +170,11 @@ mod tests {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in
+            ["exceptions list", "exceptions list --status resolved --scope finance", "exceptions resolve exc_1 --reason paid", "slo trial"]
+        {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
         for fine in [

@@ -7,6 +7,8 @@ pub mod canary;
 pub mod create_invoice;
 /// A few weeks of a small business in the sandbox.
 pub mod demo;
+/// What does not agree, and what is decided about it.
+pub mod exceptions;
 /// A customer's invoices, over all customers with that address.
 pub mod invoices;
 /// API keys.
