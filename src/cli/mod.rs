@@ -12,6 +12,7 @@ mod keys;
 mod output;
 mod portal_link;
 mod run;
+mod sandbox;
 mod status;
 mod systemd;
 mod task;
@@ -64,6 +65,9 @@ enum Command {
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Drive the built-in sandbox of the running daemon: faults, clock, disputes, deliveries, a fresh start.
+    #[command(subcommand)]
+    Sandbox(sandbox::Command),
     /// Make a signed link to a customer's page.
     PortalLink(portal_link::Arguments),
 }
@@ -129,6 +133,7 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Status => status::run(invocation).await,
         Command::Journal(command) => journal::run(invocation, &command).await,
         Command::Keys(command) => keys::run(invocation, command).await,
+        Command::Sandbox(command) => sandbox::run(invocation, command).await,
         Command::PortalLink(arguments) => portal_link::run(invocation, &arguments).await,
     }
 }
@@ -161,6 +166,12 @@ mod tests {
         }
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in ["chaos", "chaos drop_webhook=0.2 slow_ms=5", "clock", "clock advance 2d", "dispute ch_1", "reset", "events", "events evt_1"] {
+            assert!(parse(&format!("echopilot sandbox {fine}")).is_ok(), "{fine}");
+        }
+        for wrong in ["sandbox", "sandbox chaos drop_webhook", "sandbox chaos slow_ms=much", "sandbox clock advance soon", "sandbox dispute"] {
+            assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
         }
         for fine in [
             "task show heartbeat",

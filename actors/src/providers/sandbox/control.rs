@@ -91,7 +91,7 @@ fn unknown_switches(unknown: &[&str], known: &[&str]) -> String {
     let said: Vec<String> = unknown
         .iter()
         .map(|name| match spelling::nearest(name, known) {
-            Some(meant) => format!("there is no switch '{name}': did you mean {meant}?"),
+            Some(meant) => format!("there is no switch '{name}', did you mean {meant}?"),
             None => format!("there is no switch '{name}'; there are {}", known.join(", ")),
         })
         .collect();
