@@ -136,7 +136,9 @@ impl Daemon {
             let secret = env.secrets().webhook.first().ok_or_else(|| Error::internal("there is no webhook secret"))?;
             sandbox.set_daemon_endpoint(&url, secret.expose_secret()).await?;
         }
-        let whereabouts = json!({"pid": std::process::id(), "address": env.server_address().to_string()});
+        let sandbox_address = env.sandbox_address().map(|a| a.to_string());
+        let whereabouts =
+            json!({"pid": std::process::id(), "address": env.server_address().to_string(), "sandbox_address": sandbox_address});
         let path = env.data_path("daemon.json");
         crate::env::blocking(move || files::replace(&path, whereabouts.to_string().as_bytes(), files::MODE_PRIVATE)).await
     }
@@ -267,6 +269,9 @@ fn patiently(mut attempt: impl FnMut() -> bool) -> bool {
 pub struct Whereabouts {
     pub pid: u32,
     pub address: std::net::SocketAddr,
+    /// None if a provider is configured.
+    #[serde(default)]
+    pub sandbox_address: Option<std::net::SocketAddr>,
 }
 
 /// The daemon that has the data directory, if one serves. A file left behind by one that was killed is not believed: the lock

@@ -14,6 +14,7 @@ mod output;
 mod portal_link;
 mod run;
 mod slo;
+mod sandbox;
 mod status;
 mod systemd;
 mod task;
@@ -72,6 +73,9 @@ enum Command {
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Drive the built-in sandbox of the running daemon: faults, clock, disputes, deliveries, a fresh start.
+    #[command(subcommand)]
+    Sandbox(sandbox::Command),
     /// Make a signed link to a customer's page.
     PortalLink(portal_link::Arguments),
 }
@@ -139,6 +143,7 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Status => status::run(invocation).await,
         Command::Journal(command) => journal::run(invocation, &command).await,
         Command::Keys(command) => keys::run(invocation, command).await,
+        Command::Sandbox(command) => sandbox::run(invocation, command).await,
         Command::PortalLink(arguments) => portal_link::run(invocation, &arguments).await,
     }
 }
@@ -176,6 +181,11 @@ mod tests {
             ["exceptions list", "exceptions list --status resolved --scope finance", "exceptions resolve exc_1 --reason paid", "slo trial"]
         {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        for fine in ["chaos", "chaos drop_webhook=0.2 slow_ms=5", "clock", "clock advance 2d", "dispute ch_1", "reset", "events", "events evt_1"] {
+            assert!(parse(&format!("echopilot sandbox {fine}")).is_ok(), "{fine}");
+        }
+        for wrong in ["sandbox", "sandbox chaos drop_webhook", "sandbox chaos slow_ms=much", "sandbox clock advance soon", "sandbox dispute"] {
+            assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
         }
         for fine in [
             "task show heartbeat",

@@ -10,7 +10,7 @@ use super::{
     Inner,
     documents::{Kind, Origin, Tx},
     failure::Api,
-    invoices, payouts,
+    invoices, payouts, refunds,
 };
 use crate::{
     error::{Error, Result},
@@ -59,23 +59,29 @@ impl Inner {
 
     async fn do_due(&self, tx: &mut Tx<'_>) -> Api<()> {
         let rows = tx.read("SELECT body FROM object WHERE due <= ?1 ORDER BY due, seq", vec![tx.now.into()]).await?;
-        let mut settled = Vec::new();
+        let (mut settled, mut pays_out) = (Vec::new(), false);
         for row in rows {
             let body = row.json(0)?;
             match Kind::of_id(super::documents::id_of(&body)) {
                 Some(Kind::Payout) => payouts::proceed(tx, body),
                 Some(Kind::BalanceTransaction) => {
                     payouts::settle(tx, body.clone());
-                    settled.push(body);
+                    pays_out = true;
+                    if body["status"] == "pending" {
+                        settled.push(body);
+                    }
                 }
+                Some(Kind::Refund) => refunds::proceed(tx, body).await?,
                 Some(Kind::Invoice) => invoices::advance_automatically(tx, body).await?,
                 _ => {}
             }
         }
-        if !settled.is_empty() {
+        if pays_out {
+            refunds::retry(tx).await?;
             payouts::pay_out(tx, &settled).await?;
             // The provider keeps events for 30 days; so do we, or the file would grow without end.
             tx.also("DELETE FROM object WHERE kind = 'event' AND created < ?1", vec![(tx.now - 31 * DAY).into()]);
+            tx.also("DELETE FROM attempt WHERE at < ?1", vec![(tx.now - 31 * DAY).into()]);
             tx.also("DELETE FROM idempotency WHERE created < ?1", vec![(tx.now - DAY).into()]);
         }
         Ok(())

@@ -7,8 +7,12 @@ use serde_json::{Value as Json, json};
 use super::{
     Inner, Sandbox, clock, disputes,
     documents::{Kind, Origin},
+    history,
 };
-use crate::error::{Error, Result};
+use crate::{
+    domain::spelling,
+    error::{Error, Result},
+};
 
 /// Faults that are switched on. Probabilities are per event, counts are of the next objects or calls to hit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +33,10 @@ pub(super) struct Chaos {
     pub(super) payout_residual: i64,
     /// Payouts that the bank returns.
     pub(super) payout_fail: i64,
+    /// Pages of lists answered with 500.
+    pub(super) fail_page: i64,
+    /// Pages of lists that take `SLOW_PAGE_MS` longer.
+    pub(super) slow_page: i64,
     /// Calls answered with 429.
     pub(super) status_429: i64,
     /// Calls that do their work and then answer 500.
@@ -36,6 +44,9 @@ pub(super) struct Chaos {
     /// Added to every call until it is 0 again.
     pub(super) slow_ms: i64,
 }
+
+/// Long enough to be noticed, short enough not to be given up.
+pub(super) const SLOW_PAGE_MS: i64 = 2_000;
 
 /// Takes one off a counter; true if there was one.
 pub(super) fn take(counter: &mut i64) -> bool {
@@ -51,7 +62,8 @@ impl Chaos {
         let mut merged = serde_json::to_value(self)?;
         let unknown: Vec<&str> = changes.keys().map(String::as_str).filter(|k| merged.get(k).is_none()).collect();
         if !unknown.is_empty() {
-            return Err(Error::invalid("unknown_switch", format!("unknown: {}", unknown.join(", "))));
+            let known: Vec<&str> = merged.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+            return Err(Error::invalid("unknown_switch", unknown_switches(&unknown, &known)));
         }
         let is_probability = |name: &str| matches!(name, "drop_webhook" | "duplicate_webhook" | "reorder_webhook");
         let possible = |name: &str, value: &Json| {
@@ -75,6 +87,17 @@ impl Chaos {
     }
 }
 
+fn unknown_switches(unknown: &[&str], known: &[&str]) -> String {
+    let said: Vec<String> = unknown
+        .iter()
+        .map(|name| match spelling::nearest(name, known) {
+            Some(meant) => format!("there is no switch '{name}', did you mean {meant}?"),
+            None => format!("there is no switch '{name}'; there are {}", known.join(", ")),
+        })
+        .collect();
+    said.join("; ")
+}
+
 /// Answers a request below `/_control`: status and body.
 pub(super) async fn answer(inner: &std::sync::Arc<Inner>, method: &str, path: &[&str], body: &[u8]) -> (u16, Json) {
     let body = match (method, body) {
@@ -90,7 +113,13 @@ pub(super) async fn answer(inner: &std::sync::Arc<Inner>, method: &str, path: &[
         ("GET", ["chaos"]) => serde_json::to_value(&inner.state.lock().await.chaos).map_err(Error::from),
         ("PUT", ["chaos"]) => change_chaos(inner, &body).await,
         ("POST", ["dispute"]) => dispute(inner, &body).await,
-        ("POST", ["roll_secret"]) => roll_secret(inner, &body).await,
+        ("POST", ["roll_secret"]) => match body["endpoint"].as_str() {
+            Some(id) => roll_secret(inner, id).await,
+            None => Err(Error::field("endpoint", "endpoint is missing")),
+        },
+        ("POST", ["endpoints", id, "roll"]) => roll_secret(inner, id).await,
+        ("GET", ["events", id]) => history::of_event(inner, id).await,
+        ("GET", ["events"]) => history::newest(inner).await,
         ("POST", ["reset"]) => match (Sandbox { inner: inner.clone() }).reset().await {
             Ok(()) => Ok(clock::answer(inner).await),
             Err(error) => Err(error),
@@ -145,8 +174,7 @@ async fn dispute(inner: &Inner, body: &Json) -> Result<Json> {
 }
 
 /// Gives an endpoint a new secret; the old one signs as well for a day.
-async fn roll_secret(inner: &Inner, body: &Json) -> Result<Json> {
-    let id = body["endpoint"].as_str().ok_or_else(|| Error::field("endpoint", "endpoint is missing"))?;
+async fn roll_secret(inner: &Inner, id: &str) -> Result<Json> {
     let mut tx = inner.begin(Origin::default()).await;
     let mut endpoint = tx.get(Kind::WebhookEndpoint, id).await?.ok_or_else(|| Error::not_found("there is no such endpoint"))?;
     let secret = format!("whsec_{}", super::random_text(32));

@@ -123,46 +123,81 @@ pub(super) async fn delete(tx: &mut Tx<'_>, id: &str) -> Api<Json> {
 
 /// A card that behaves as its test id says.
 struct TestCard {
-    /// What follows `pm_card_` or `tok_`.
+    /// What follows `pm_card_` or `tok_`; `visa_` may stand between.
     name: &'static str,
     number: &'static str,
     brand: &'static str,
-    /// The decline code of its payments.
-    decline: Option<&'static str>,
-    /// Whether a customer can have it: declining cards cannot be attached, but for one.
-    attachable: bool,
+    fate: Fate,
+}
+
+/// What becomes of a test card's payments.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Paid,
+    /// The bank says no, with this decline code, also when a customer is to have the card.
+    Declined(&'static str),
+    /// A customer can have it; its payments are declined.
+    DeclinedLater(&'static str),
+    /// Its refunds come back after a day.
+    RefundsFail,
+    /// Its refunds take a day.
+    RefundsWait,
 }
 
 const CARDS: &[TestCard] = &[
-    TestCard { name: "visa", number: "4242424242424242", brand: "visa", decline: None, attachable: true },
-    TestCard { name: "mastercard", number: "5555555555554444", brand: "mastercard", decline: None, attachable: true },
-    TestCard { name: "amex", number: "378282246310005", brand: "amex", decline: None, attachable: true },
-    TestCard { name: "chargeDeclined", number: "4000000000000002", brand: "visa", decline: Some("generic_decline"), attachable: false },
-    TestCard {
-        name: "chargeDeclinedInsufficientFunds",
-        number: "4000000000009995",
-        brand: "visa",
-        decline: Some("insufficient_funds"),
-        attachable: false,
-    },
-    TestCard { name: "chargeCustomerFail", number: "4000000000000341", brand: "visa", decline: Some("generic_decline"), attachable: true },
+    card("visa", "4242424242424242", "visa", Fate::Paid),
+    card("visa_debit", "4000056655665556", "visa", Fate::Paid),
+    card("mastercard", "5555555555554444", "mastercard", Fate::Paid),
+    card("amex", "378282246310005", "amex", Fate::Paid),
+    card("discover", "6011111111111117", "discover", Fate::Paid),
+    card("chargeDeclined", "4000000000000002", "visa", Fate::Declined("generic_decline")),
+    card("chargeDeclinedInsufficientFunds", "4000000000009995", "visa", Fate::Declined("insufficient_funds")),
+    card("chargeDeclinedLostCard", "4000000000009987", "visa", Fate::Declined("lost_card")),
+    card("chargeDeclinedStolenCard", "4000000000009979", "visa", Fate::Declined("stolen_card")),
+    card("chargeDeclinedExpiredCard", "4000000000000069", "visa", Fate::Declined("expired_card")),
+    card("chargeDeclinedIncorrectCvc", "4000000000000127", "visa", Fate::Declined("incorrect_cvc")),
+    card("chargeDeclinedProcessingError", "4000000000000119", "visa", Fate::Declined("processing_error")),
+    card("chargeCustomerFail", "4000000000000341", "visa", Fate::DeclinedLater("generic_decline")),
+    card("refundFail", "4000000000005126", "visa", Fate::RefundsFail),
+    card("pendingRefund", "4000000000007726", "visa", Fate::RefundsWait),
 ];
+
+const fn card(name: &'static str, number: &'static str, brand: &'static str, fate: Fate) -> TestCard {
+    TestCard { name, number, brand, fate }
+}
 
 fn test_card(id: &str) -> Option<&'static TestCard> {
     let name = id.strip_prefix("pm_card_").or_else(|| id.strip_prefix("tok_"))?;
-    CARDS.iter().find(|c| c.name == name)
+    let find = |name: &str| CARDS.iter().find(|c| c.name == name);
+    find(name).or_else(|| find(name.strip_prefix("visa_")?))
 }
 
 pub(super) fn is_test_id(id: &str) -> bool {
     test_card(id).is_some()
 }
 
-/// The sentence of a decline.
-pub(super) fn decline_message(code: &str) -> &'static str {
-    if code == "insufficient_funds" { "Your card has insufficient funds." } else { "Your card was declined." }
+/// The error code and the sentence of a decline.
+pub(super) fn decline(decline_code: &str) -> (&'static str, &'static str) {
+    match decline_code {
+        "insufficient_funds" => ("card_declined", "Your card has insufficient funds."),
+        "expired_card" => ("expired_card", "Your card has expired."),
+        "incorrect_cvc" => ("incorrect_cvc", "Your card's security code is incorrect."),
+        "processing_error" => ("processing_error", "An error occurred while processing your card. Try again in a little bit."),
+        _ => ("card_declined", "Your card was declined."),
+    }
 }
 
 fn new_method(tx: &mut Tx<'_>, card: &TestCard) -> Json {
+    let (decline, attachable) = match card.fate {
+        Fate::Declined(code) => (Some(code), false),
+        Fate::DeclinedLater(code) => (Some(code), true),
+        _ => (None, true),
+    };
+    let refunds = match card.fate {
+        Fate::RefundsFail => Some("fail"),
+        Fate::RefundsWait => Some("wait"),
+        _ => None,
+    };
     let body = json!({
         "id": Kind::PaymentMethod.new_id(), "object": "payment_method", "allow_redisplay": "unspecified",
         "billing_details": { "address": empty_address(), "email": null, "name": null, "phone": null, "tax_id": null },
@@ -174,7 +209,7 @@ fn new_method(tx: &mut Tx<'_>, card: &TestCard) -> Json {
             "three_d_secure_usage": { "supported": true }, "wallet": null,
         },
         "created": tx.now, "customer": null, "livemode": false, "metadata": {}, "type": "card",
-        "_decline": card.decline, "_attachable": card.attachable,
+        "_decline": decline, "_attachable": attachable, "_refunds": refunds,
     });
     tx.put(body.clone());
     body
@@ -198,7 +233,7 @@ pub(super) async fn method(tx: &mut Tx<'_>, id: &str, param: &str) -> Api<Json> 
 fn attach_to(tx: &mut Tx<'_>, method: &mut Json, customer: &str) -> Api<()> {
     if method["_attachable"] == false {
         let code = method["_decline"].as_str().unwrap_or_default().to_owned();
-        return Err(Failure::declined(&code, decline_message(&code), ""));
+        return Err(Failure::declined(&code, ""));
     }
     if method["customer"].as_str().is_some_and(|c| c != customer) {
         return Err(Failure::refused(

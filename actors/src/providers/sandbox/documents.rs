@@ -42,6 +42,12 @@ CREATE TABLE idempotency (
   key TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, status BIGINT NOT NULL, body TEXT NOT NULL, request TEXT NOT NULL, created BIGINT NOT NULL
 );
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+", "
+CREATE TABLE attempt (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL, endpoint TEXT NOT NULL, at BIGINT NOT NULL, code BIGINT, error TEXT
+);
+CREATE INDEX attempt_by_event ON attempt (event);
+CREATE INDEX attempt_by_time ON attempt (at);
 "];
 
 /// Who asked: goes into the events.
@@ -226,10 +232,12 @@ pub(super) fn id_of(body: &Json) -> &str {
 pub(super) fn public(mut body: Json, base: &str) -> Json {
     let Some(map) = body.as_object_mut() else { return body };
     map.retain(|name, _| !name.starts_with('_'));
-    if let Some(Json::String(url)) = map.get_mut("hosted_invoice_url")
-        && url.starts_with('/')
-    {
-        url.insert_str(0, base);
+    for page in ["hosted_invoice_url", "pdf"] {
+        if let Some(Json::String(url)) = map.get_mut(page)
+            && url.starts_with('/')
+        {
+            url.insert_str(0, base);
+        }
     }
     if let Some(lines) = map.get_mut("lines").filter(|l| l["data"].is_array()) {
         let data = lines["data"].as_array().cloned().unwrap_or_default();

@@ -119,14 +119,20 @@ impl Failure {
     }
 
     /// The card's issuer said no. What was recorded of the attempt stays.
-    pub(super) fn declined(decline_code: &str, message: &'static str, charge: &str) -> Box<Self> {
-        let mut failure = Self::new(402, "card_error", Some("card_declined"), message);
+    pub(super) fn declined(decline_code: &str, charge: &str) -> Box<Self> {
+        let (code, message) = super::customers::decline(decline_code);
+        let mut failure = Self::new(402, "card_error", Some(code), message);
         (failure.commit, failure.stored) = (true, true);
         failure.extra.insert("decline_code".into(), decline_code.into());
         if !charge.is_empty() {
             failure.extra.insert("charge".into(), charge.into());
         }
         failure
+    }
+
+    /// A list page that is made to fail; nothing was done.
+    pub(super) fn page() -> Box<Self> {
+        Self::new(500, "api_error", None, "An unknown error occurred")
     }
 
     /// The failure that is injected after the work was committed.

@@ -155,6 +155,11 @@ impl<'a> Params<'a> {
         }
     }
 
+    /// The objects of `name[0][...]`, `name[1][...]`, ...
+    pub(super) fn items(self, name: &str) -> Vec<Params<'a>> {
+        self.tree.get(name).and_then(Json::as_array).into_iter().flatten().filter(|v| v.is_object()).map(Params::new).collect()
+    }
+
     pub(super) fn range(self, name: &str) -> Api<Option<Range>> {
         if let Some(exact) = self.tree.get(name).filter(|v| v.is_string()) {
             return Ok(exact

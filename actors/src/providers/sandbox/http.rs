@@ -27,6 +27,7 @@ use crate::error::Result;
 
 const BODY_LIMIT: usize = 1 << 20;
 const CONNECTIONS: usize = 512;
+const REQUEST_ID: &str = "request-id";
 /// Also the time a kept-alive connection may idle.
 const HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -124,7 +125,14 @@ async fn respond(inner: &Arc<Inner>, request: Request) -> Response<Bytes> {
     // Clients judge windows by this header: it is the virtual clock, not ours.
     let date = DateTime::from_timestamp(now, 0).unwrap_or_default().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
     set(&mut response, "date", &date);
+    if !response.headers().contains_key(REQUEST_ID) {
+        set(&mut response, REQUEST_ID, &request_id());
+    }
     response
+}
+
+fn request_id() -> String {
+    format!("req_{}", super::random_text(14))
 }
 
 fn set(response: &mut Response<Bytes>, name: &'static str, value: &str) {
@@ -179,21 +187,23 @@ struct Answer {
 }
 
 async fn serve_v1(inner: &Arc<Inner>, request: &Request, path: &[&str]) -> Response<Bytes> {
-    let id = format!("req_{}", super::random_text(14));
+    let id = request_id();
     let key = request.header("idempotency-key").filter(|_| request.method == Method::POST).map(str::to_owned);
-    let slow = inner.state.lock().await.chaos.slow_ms;
     let result = match InFlight::enter(inner, key.as_deref()) {
-        Ok(_in_flight) => {
-            tokio::time::sleep(Duration::from_millis(slow.unsigned_abs())).await;
-            work(inner, request, path, &id, key.clone()).await
-        }
+        Ok(_in_flight) => match delay(inner, request, path).await {
+            Ok(delay) => {
+                tokio::time::sleep(delay).await;
+                work(inner, request, path, &id, key.clone()).await
+            }
+            Err(error) => Err(error.into()),
+        },
         Err(failure) => Err(failure),
     };
     let answer = result.unwrap_or_else(|f| Answer { status: f.status, body: f.body().to_string(), replayed_from: None });
     tracing::debug!(target: "sandbox", request = id, method = %request.method, path = request.path, status = answer.status, "answered");
     let mut response = plain(answer.status, &Json::Null);
     *response.body_mut() = Bytes::from(answer.body);
-    set(&mut response, "request-id", &id);
+    set(&mut response, REQUEST_ID, &id);
     set(&mut response, "stripe-version", crate::providers::stripe::API_VERSION);
     if let Some(key) = key {
         set(&mut response, "idempotency-key", &key);
@@ -206,6 +216,22 @@ async fn serve_v1(inner: &Arc<Inner>, request: &Request, path: &[&str]) -> Respo
         set(&mut response, "retry-after", "1");
     }
     response
+}
+
+/// Whether the call asks for a page of a list.
+fn is_page(request: &Request, path: &[&str]) -> bool {
+    request.method == Method::GET && matches!(path, [name] | [_, _, name] if *name != "balance")
+}
+
+/// How long the call is held up on purpose.
+async fn delay(inner: &Inner, request: &Request, path: &[&str]) -> Result<Duration> {
+    let mut tx = inner.begin(Origin::default()).await;
+    let mut delay = tx.chaos.slow_ms;
+    if is_page(request, path) && take(&mut tx.chaos.slow_page) {
+        delay += control::SLOW_PAGE_MS;
+        tx.commit().await?;
+    }
+    Ok(Duration::from_millis(delay.unsigned_abs()))
 }
 
 /// Marks an idempotency key as being worked on, for as long as it lives.
@@ -246,6 +272,10 @@ async fn work(inner: &Inner, request: &Request, path: &[&str], id: &str, key: Op
     if take(&mut tx.chaos.status_429) {
         tx.commit().await?;
         return Err(Failure::rate_limit());
+    }
+    if is_page(request, path) && take(&mut tx.chaos.fail_page) {
+        tx.commit().await?;
+        return Err(Failure::page());
     }
     let fingerprint = fingerprint(request, &params);
     if let Some(key) = &key

@@ -125,6 +125,47 @@ pub(super) fn attach(item: &mut Json, invoice: &mut Json) {
     }
 }
 
+/// Changes an item that waits, or that is on a draft, and the line it is there.
+pub(super) async fn update(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {
+    p.only(&["amount", "description", "discountable", "metadata", "quantity"])?;
+    let mut item = tx.need(Kind::InvoiceItem, id, "id").await?;
+    let invoice = match item["invoice"].as_str() {
+        Some(invoice) => Some(invoices::draft(tx, invoice, "invoice").await?),
+        None => None,
+    };
+    let old = item["quantity"].as_i64().unwrap_or(1);
+    let quantity = p.int("quantity")?.unwrap_or(old);
+    let unit = match p.int("amount")? {
+        Some(amount) => amount,
+        None => item["amount"].as_i64().unwrap_or_default() / old.max(1),
+    };
+    let amount = unit.checked_mul(quantity).filter(|a| a.abs() <= crate::domain::money::MAXIMUM && quantity >= 0);
+    let Some(amount) = amount else {
+        return Err(Failure::parameter("amount_too_large", "amount", "Amount must be no more than 99999999"));
+    };
+    (item["amount"], item["net_amount"]) = (amount.into(), amount.into());
+    (item["quantity"], item["quantity_decimal"]) = (quantity.into(), quantity.to_string().into());
+    item["pricing"]["unit_amount_decimal"] = unit.to_string().into();
+    if let Some(discountable) = p.boolean("discountable")? {
+        item["discountable"] = discountable.into();
+    }
+    p.copy_texts(&mut item, &["description"]);
+    p.merge_metadata(&mut item);
+    if let Some(mut invoice) = invoice {
+        let lines = invoice["lines"]["data"].as_array_mut().into_iter().flatten();
+        for line in lines.filter(|line| line["parent"]["invoice_item_details"]["invoice_item"] == id) {
+            for name in ["amount", "description", "discountable", "metadata", "pricing", "quantity", "quantity_decimal"] {
+                line[name] = item[name].clone();
+            }
+            line["subtotal"] = item["amount"].clone();
+        }
+        invoices::total(&mut invoice);
+        tx.put(invoice);
+    }
+    tx.put(item.clone());
+    Ok(item)
+}
+
 pub(super) async fn delete(tx: &mut Tx<'_>, id: &str) -> Api<Json> {
     let item = tx.need(Kind::InvoiceItem, id, "id").await?;
     if let Some(invoice) = item["invoice"].as_str() {

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use super::{
     catalog,
     clock::DAY,
-    customers,
+    credit_notes, customers,
     documents::{Kind, Query, Tx, id_of},
     failure::{Api, Failure},
     form::Params,
@@ -175,13 +175,14 @@ pub(super) async fn finalize(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Js
 
 /// Gives the invoice its number and its page, and a payment intent if there is something to pay.
 async fn finalize_draft(tx: &mut Tx<'_>, mut invoice: Json) -> Api<Json> {
-    let amount = invoice["amount_due"].as_i64().unwrap_or_default();
     let currency = invoice["currency"].as_str().unwrap_or_default().to_owned();
+    let customer = invoice["customer"].as_str().unwrap_or_default().to_owned();
+    let mut customer = customers::living(tx, &customer, "customer").await?;
+    credit_notes::use_balance(&mut invoice, &mut customer);
+    let amount = invoice["amount_due"].as_i64().unwrap_or_default();
     if amount > 0 && amount < money::minimum_charge(&currency) {
         return Err(Failure::refused(Some("amount_too_small"), "The invoice's amount is below the smallest that can be charged."));
     }
-    let customer = invoice["customer"].as_str().unwrap_or_default().to_owned();
-    let mut customer = customers::living(tx, &customer, "customer").await?;
     let sequence = customer["next_invoice_sequence"].as_i64().unwrap_or(1);
     invoice["number"] = format!("{}-{sequence:04}", customer["invoice_prefix"].as_str().unwrap_or("SANDBOX")).into();
     customer["next_invoice_sequence"] = (sequence + 1).into();
@@ -190,7 +191,7 @@ async fn finalize_draft(tx: &mut Tx<'_>, mut invoice: Json) -> Api<Json> {
     if let Some(days) = invoice["_days_until_due"].as_i64() {
         invoice["due_date"] = (tx.now + days * DAY).into();
     }
-    (invoice["status"], invoice["effective_at"], invoice["ending_balance"]) = ("open".into(), tx.now.into(), 0.into());
+    (invoice["status"], invoice["effective_at"]) = ("open".into(), tx.now.into());
     (invoice["automatically_finalizes_at"], invoice["_due"]) = (Json::Null, Json::Null);
     invoice["status_transitions"]["finalized_at"] = tx.now.into();
     invoice["hosted_invoice_url"] = format!("/invoice/{}", id_of(&invoice)).into();
@@ -222,6 +223,13 @@ fn close_as_paid(tx: &mut Tx<'_>, mut invoice: Json) -> Json {
     tx.emit("invoice.paid", &invoice, None);
     tx.emit("invoice.payment_succeeded", &invoice, None);
     invoice
+}
+
+/// A credit note took the rest: nobody has to pay any more.
+pub(super) async fn nothing_left(tx: &mut Tx<'_>, invoice: Json) -> Api<()> {
+    cancel_payments(tx, id_of(&invoice)).await?;
+    close_as_paid(tx, invoice);
+    Ok(())
 }
 
 pub(super) async fn pay(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {

@@ -8,6 +8,7 @@ use super::{
     documents::{Kind, Query, Tx, id_of, public},
     failure::{Api, Failure},
     form::Params,
+    payouts,
 };
 
 /// A list of a kind with the filters that the provider has for it.
@@ -88,15 +89,19 @@ async fn filters(tx: &Tx<'_>, query: &mut Query, p: Params<'_>) -> Api<()> {
         Kind::BalanceTransaction => {
             allow(p, &["payout", "type", "source", "currency", "created", "available_on"])?;
             if let Some(payout) = p.text("payout") {
-                tx.need(Kind::Payout, payout, "payout").await?;
+                payouts::itemised(&tx.need(Kind::Payout, payout, "payout").await?)?;
             }
             (query.second, query.type_like, query.link, query.currency) = (text("payout"), text("type"), text("source"), text("currency"));
             query.at = p.range("available_on")?;
         }
         Kind::Payout => {
             allow(p, &["status", "arrival_date", "created", "destination"])?;
-            query.status = text("status");
+            (query.status, query.link) = (text("status"), text("destination"));
             query.at = p.range("arrival_date")?;
+        }
+        Kind::CreditNote => {
+            allow(p, &["customer", "invoice", "created"])?;
+            (query.customer, query.link) = (text("customer"), text("invoice"));
         }
         Kind::Event => event_filters(tx, query, p)?,
         Kind::WebhookEndpoint => allow(p, &[])?,
@@ -154,12 +159,12 @@ async fn place(tx: &Tx<'_>, kind: Kind, id: &str, param: &str) -> Api<i64> {
     tx.place(kind, id).await?.ok_or_else(|| Failure::no_such(kind.name(), id, param))
 }
 
-/// The lines of an invoice: they live inside it, oldest first.
-pub(super) async fn lines(tx: &Tx<'_>, invoice: &str, p: Params<'_>) -> Api<Json> {
+/// The lines of an invoice or credit note: they live inside it, oldest first.
+pub(super) async fn lines(tx: &Tx<'_>, kind: Kind, id: &str, url: &str, p: Params<'_>) -> Api<Json> {
     allow(p, &[])?;
     let limit = usize::try_from(limit(p)?).unwrap_or(10);
-    let invoice_body = tx.need(Kind::Invoice, invoice, "id").await?;
-    let all = invoice_body["lines"]["data"].as_array().cloned().unwrap_or_default();
+    let body = tx.need(kind, id, "id").await?;
+    let all = body["lines"]["data"].as_array().cloned().unwrap_or_default();
     let find = |id: &str, param: &str| all.iter().position(|l| l["id"] == id).ok_or_else(|| Failure::no_such("line_item", id, param));
     let (from, to) = match (p.text("starting_after"), p.text("ending_before")) {
         (Some(id), _) => (find(id, "starting_after")? + 1, all.len()),
@@ -171,7 +176,7 @@ pub(super) async fn lines(tx: &Tx<'_>, invoice: &str, p: Params<'_>) -> Api<Json
     };
     let has_more = if p.has("ending_before") { from > 0 } else { to - from > limit };
     let data: Vec<Json> = all[from..to].iter().take(limit).cloned().collect();
-    Ok(json!({ "object": "list", "data": data, "has_more": has_more, "url": format!("/v1/invoices/{invoice}/lines") }))
+    Ok(json!({ "object": "list", "data": data, "has_more": has_more, "url": url }))
 }
 
 /// Replaces ids by their objects along the paths of `expand`, e.g. `latest_charge.balance_transaction` or `data.source`.

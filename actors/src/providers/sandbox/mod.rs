@@ -4,19 +4,23 @@
 //! reconciled against it.
 
 mod catalog;
+mod charges;
 mod clock;
 mod control;
+mod credit_notes;
 mod customers;
 mod disputes;
 mod documents;
 mod events;
 mod failure;
 mod form;
+mod history;
 mod hosted;
 mod http;
 mod invoice_items;
 mod invoices;
 mod lists;
+mod manual_payouts;
 mod payments;
 mod payouts;
 mod query;
@@ -241,6 +245,7 @@ impl Sandbox {
         let batch = Batch::new()
             .sql("DELETE FROM object WHERE kind <> 'webhook_endpoint' OR second IS NOT 'daemon'", Vec::new())
             .sql("DELETE FROM delivery", Vec::new())
+            .sql("DELETE FROM attempt", Vec::new())
             .sql("DELETE FROM idempotency", Vec::new())
             .sql("DELETE FROM meta", Vec::new());
         self.inner.engine.write(batch).await?;

@@ -28,7 +28,7 @@ pub(super) fn fee(amount: i64, currency: &str, basis_points: i64, fixed_usd: i64
 }
 
 /// `amount` and `currency`, within the provider's limits.
-fn checked_amount(p: Params<'_>) -> Api<(i64, String)> {
+pub(super) fn checked_amount(p: Params<'_>) -> Api<(i64, String)> {
     let amount = p.int("amount")?.ok_or_else(|| Failure::missing_parameter("amount"))?;
     let currency = catalog::currency(p)?;
     if amount < 1 {
@@ -43,11 +43,18 @@ fn checked_amount(p: Params<'_>) -> Api<(i64, String)> {
         let message = format!("Amount must be no more than {}", amount_text(money::MAXIMUM, &currency));
         return Err(Failure::parameter("amount_too_large", "amount", message));
     }
-    if amount % money::step(&currency) != 0 {
-        let message = format!("Amount must be divisible by {} for {}", money::step(&currency), currency.to_uppercase());
-        return Err(Failure::parameter("invalid_charge_amount_no_decimal_compatible", "amount", message));
-    }
+    check_step(amount, &currency)?;
     Ok((amount, currency))
+}
+
+/// Whole units where only those exist, and no last digit of thousandths.
+pub(super) fn check_step(amount: i64, currency: &str) -> Api<()> {
+    let step = money::step(currency);
+    if amount % step == 0 {
+        return Ok(());
+    }
+    let message = format!("Amount must be divisible by {step} for {}", currency.to_uppercase());
+    Err(Failure::parameter("invalid_charge_amount_no_decimal_compatible", "amount", message))
 }
 
 /// "$7.00" as the provider's sentences have it; "7.00 chf" where it has no symbol.
@@ -104,7 +111,7 @@ pub(super) async fn create_intent(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
     Ok(body)
 }
 
-fn unexpected_state(intent: &Json, doing: &str) -> Box<Failure> {
+pub(super) fn unexpected_state(intent: &Json, doing: &str) -> Box<Failure> {
     let status = intent["status"].as_str().unwrap_or_default();
     let message = format!("You cannot {doing} this PaymentIntent because it has a status of {status}.");
     Failure::refused(Some("payment_intent_unexpected_state"), message).with("payment_intent", intent.clone())
@@ -163,39 +170,49 @@ async fn succeed(tx: &mut Tx<'_>, mut intent: Json, received: i64) -> Api<Json> 
     Ok(intent)
 }
 
-async fn decline(tx: &mut Tx<'_>, mut intent: Json, mut charge: Json, method: &Json, code: &str) -> Api<Box<Failure>> {
-    let message = customers::decline_message(code);
+/// What a refused card leaves behind.
+pub(super) fn failed(tx: &mut Tx<'_>, charge: &mut Json, code: &str) {
+    let (error, message) = customers::decline(code);
     charge["status"] = "failed".into();
     (charge["paid"], charge["captured"], charge["amount_captured"]) = (false.into(), false.into(), 0.into());
-    (charge["failure_code"], charge["failure_message"]) = ("card_declined".into(), message.into());
+    (charge["failure_code"], charge["failure_message"]) = (error.into(), message.into());
     charge["outcome"]["network_status"] = "declined_by_network".into();
     charge["outcome"]["reason"] = code.into();
     charge["outcome"]["seller_message"] = "The bank did not return any further details with this decline.".into();
     charge["outcome"]["type"] = "issuer_declined".into();
     tx.put(charge.clone());
-    tx.emit("charge.failed", &charge, None);
+    tx.emit("charge.failed", charge, None);
+}
+
+async fn decline(tx: &mut Tx<'_>, mut intent: Json, mut charge: Json, method: &Json, code: &str) -> Api<Box<Failure>> {
+    let (error, message) = customers::decline(code);
+    failed(tx, &mut charge, code);
     (intent["status"], intent["payment_method"]) = ("requires_payment_method".into(), Json::Null);
     intent["last_payment_error"] = json!({
-        "charge": charge["id"], "code": "card_declined", "decline_code": code,
-        "doc_url": "https://stripe.com/docs/error-codes/card-declined", "message": message,
+        "charge": charge["id"], "code": error, "decline_code": code,
+        "doc_url": format!("https://stripe.com/docs/error-codes/{}", error.replace('_', "-")), "message": message,
         "payment_method": super::documents::public(method.clone(), ""), "source": null, "type": "card_error",
     });
     tx.put(intent.clone());
     tx.emit("payment_intent.payment_failed", &intent, None);
     invoices::on_decline(tx, &intent).await?;
-    Ok(Failure::declined(code, message, id_of(&charge)).with("payment_intent", super::documents::public(intent, "")))
+    Ok(Failure::declined(code, id_of(&charge)).with("payment_intent", super::documents::public(intent, "")))
 }
 
-/// Puts the movement of a captured charge on the balance, with the faults that are switched on.
-fn take_money(tx: &mut Tx<'_>, charge: &mut Json) {
-    let amount = charge["amount_captured"].as_i64().unwrap_or_default();
+/// Puts the movement of a captured charge on the balance, with the faults that are switched on. What was authorised but not
+/// captured goes back at once, as a movement of its own.
+pub(super) fn take_money(tx: &mut Tx<'_>, charge: &mut Json) {
+    let number = |name: &str| charge[name].as_i64().unwrap_or_default();
+    let (amount, captured) = (number("amount"), number("amount_captured"));
     let currency = charge["currency"].as_str().unwrap_or_default().to_owned();
     let settings = &tx.inner.settings;
+    let cost = |amount| fee(amount, &currency, settings.fee_basis_points, settings.fee_fixed_minor);
+    let not_captured = cost(captured) - cost(amount);
     let mut movement = Movement {
         amount,
-        fee: fee(amount, &currency, settings.fee_basis_points, settings.fee_fixed_minor),
+        fee: cost(amount),
         available_on: payouts::available_on(tx.now, settings.settlement_days),
-        currency,
+        currency: currency.clone(),
         kind: "charge",
         category: "charge",
         source: id_of(charge).to_owned(),
@@ -209,6 +226,11 @@ fn take_money(tx: &mut Tx<'_>, charge: &mut Json) {
         movement.currency = if movement.currency == "usd" { "eur" } else { "usd" }.into();
     }
     charge["balance_transaction"] = payouts::book(tx, &movement);
+    if captured < amount {
+        const KIND: &str = "partial_capture_reversal";
+        let back = Movement { amount: captured - amount, fee: not_captured, kind: KIND, category: KIND, ..movement };
+        payouts::book(tx, &back);
+    }
 }
 
 pub(super) async fn capture_intent(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {
@@ -217,19 +239,35 @@ pub(super) async fn capture_intent(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> 
     if intent["status"] != "requires_capture" {
         return Err(unexpected_state(&intent, "capture"));
     }
-    let whole = intent["amount_capturable"].as_i64().unwrap_or_default();
-    let amount = p.int("amount_to_capture")?.unwrap_or(whole);
+    let charge = tx.need(Kind::Charge, intent["latest_charge"].as_str().unwrap_or_default(), "latest_charge").await?;
+    p.merge_metadata(&mut intent);
+    capture(tx, charge, Some(intent), p.int("amount_to_capture")?, "amount_to_capture").await.map(|(_, intent)| intent)
+}
+
+/// Takes what an authorised charge holds, or a part of it; answers the charge and its intent.
+pub(super) async fn capture(
+    tx: &mut Tx<'_>,
+    mut charge: Json,
+    intent: Option<Json>,
+    wanted: Option<i64>,
+    param: &str,
+) -> Api<(Json, Json)> {
+    let whole = charge["amount"].as_i64().unwrap_or_default();
+    let amount = wanted.unwrap_or(whole);
     if !(1..=whole).contains(&amount) {
         let message = format!("The amount to capture must be from 1 to the amount authorized ({whole}).");
-        return Err(Failure::parameter("amount_too_large", "amount_to_capture", message));
+        return Err(Failure::parameter("amount_too_large", param, message));
     }
-    let mut charge = tx.need(Kind::Charge, intent["latest_charge"].as_str().unwrap_or_default(), "latest_charge").await?;
+    check_step(amount, charge["currency"].as_str().unwrap_or_default())?;
     (charge["captured"], charge["amount_captured"]) = (true.into(), amount.into());
     take_money(tx, &mut charge);
     tx.put(charge.clone());
     tx.emit("charge.captured", &charge, None);
-    p.merge_metadata(&mut intent);
-    succeed(tx, intent, amount).await
+    let intent = match intent {
+        Some(intent) => succeed(tx, intent, amount).await?,
+        None => Json::Null,
+    };
+    Ok((charge, intent))
 }
 
 pub(super) async fn cancel_intent(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {
@@ -260,34 +298,6 @@ pub(super) async fn cancel(tx: &mut Tx<'_>, mut intent: Json, reason: Option<&st
     tx.put(intent.clone());
     tx.emit("payment_intent.canceled", &intent, None);
     Ok(intent)
-}
-
-/// `POST /v1/charges`: the older way, with a token, without an intent.
-pub(super) async fn create_charge(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
-    p.only(&["amount", "currency", "source", "customer", "description", "metadata", "receipt_email", "statement_descriptor"])?;
-    let (amount, currency) = checked_amount(p)?;
-    let customer = match p.text("customer") {
-        Some(id) => customers::living(tx, id, "customer").await?["id"].clone(),
-        None => Json::Null,
-    };
-    let method = customers::method(tx, p.required("source")?, "source").await?;
-    let mut order = shapes::intent(tx.now, amount, &currency, customer);
-    p.copy_texts(&mut order, &["description", "receipt_email", "statement_descriptor"]);
-    p.merge_metadata(&mut order);
-    let mut charge = shapes::charge(tx.now, &order, &method);
-    charge["payment_intent"] = Json::Null;
-    if let Some(code) = method["_decline"].as_str() {
-        let message = customers::decline_message(code);
-        (charge["status"], charge["paid"], charge["captured"]) = ("failed".into(), false.into(), false.into());
-        (charge["amount_captured"], charge["failure_code"], charge["failure_message"]) = (0.into(), "card_declined".into(), message.into());
-        tx.put(charge.clone());
-        tx.emit("charge.failed", &charge, None);
-        return Err(Failure::declined(code, message, id_of(&charge)));
-    }
-    take_money(tx, &mut charge);
-    tx.put(charge.clone());
-    tx.emit("charge.succeeded", &charge, None);
-    Ok(charge)
 }
 
 #[cfg(test)]

@@ -24,10 +24,11 @@ pub(super) enum Kind {
     Dispute,
     Event,
     WebhookEndpoint,
+    CreditNote,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str, &'static str); 15] = [
+    const ALL: [(Self, &'static str, &'static str); 16] = [
         (Self::Customer, "customer", "cus"),
         (Self::PaymentMethod, "payment_method", "pm"),
         (Self::Product, "product", "prod"),
@@ -43,6 +44,7 @@ impl Kind {
         (Self::Dispute, "dispute", "dp"),
         (Self::Event, "event", "evt"),
         (Self::WebhookEndpoint, "webhook_endpoint", "we"),
+        (Self::CreditNote, "credit_note", "cn"),
     ];
 
     /// The value of `object` in the kind's documents.
@@ -123,7 +125,8 @@ pub(super) fn columns(body: &Json) -> Columns {
                 c.status = Some(UNPAID.into());
             }
         }
-        Kind::Payout => c.at = body["arrival_date"].as_i64(),
+        Kind::CreditNote => c.link = text("invoice"),
+        Kind::Payout => (c.at, c.link) = (body["arrival_date"].as_i64(), text("destination")),
         Kind::Event => {
             c.link = body["data"]["object"]["id"].as_str().map(str::to_owned);
             c.status = Some((body["pending_webhooks"] == 0).to_string());

@@ -4,11 +4,11 @@
 use serde_json::{Value as Json, json};
 
 use super::{
-    catalog, customers,
+    catalog, charges, credit_notes, customers, disputes,
     documents::{Kind, Tx, public},
     failure::{Api, Failure},
     form::Params,
-    invoice_items, invoices, lists, payments, payouts, refunds, webhooks,
+    invoice_items, invoices, lists, manual_payouts, payments, payouts, refunds, webhooks,
 };
 
 /// The collections that can be listed and read one by one.
@@ -29,6 +29,7 @@ fn collection(name: &str) -> Option<Kind> {
         "disputes" => Kind::Dispute,
         "events" => Kind::Event,
         "webhook_endpoints" => Kind::WebhookEndpoint,
+        "credit_notes" => Kind::CreditNote,
         _ => return None,
     })
 }
@@ -42,7 +43,12 @@ pub(super) async fn dispatch(tx: &mut Tx<'_>, method: &str, path: &[&str], url: 
             let tree = json!({ "customer": id, "limit": p.text("limit"), "starting_after": p.text("starting_after") });
             return lists::list(tx, Kind::PaymentMethod, url, Params::new(&tree)).await;
         }
-        ("GET", ["invoices", id, "lines"]) => return lists::lines(tx, id, p).await,
+        ("GET", ["charges", id, "refunds"]) => {
+            let tree = json!({ "charge": id, "limit": p.text("limit"), "starting_after": p.text("starting_after") });
+            return lists::list(tx, Kind::Refund, url, Params::new(&tree)).await;
+        }
+        ("GET", ["invoices", id, "lines"]) => return lists::lines(tx, Kind::Invoice, id, url, p).await,
+        ("GET", ["credit_notes", id, "lines"]) => return lists::lines(tx, Kind::CreditNote, id, url, p).await,
         ("GET", [name]) => match collection(name) {
             Some(kind) => return lists::list(tx, kind, url, p).await,
             None => return Err(Failure::unknown_url(method, url)),
@@ -76,6 +82,7 @@ async fn post(tx: &mut Tx<'_>, path: &[&str], url: &str, p: Params<'_>) -> Api<J
         ["prices"] => catalog::create_price(tx, p).await,
         ["prices", id] => catalog::update_price(tx, id, p).await,
         ["invoiceitems"] => invoice_items::create(tx, p).await,
+        ["invoiceitems", id] => invoice_items::update(tx, id, p).await,
         ["invoices"] => invoices::create(tx, p).await,
         ["invoices", id] => invoices::update(tx, id, p).await,
         ["invoices", id, "finalize"] => invoices::finalize(tx, id, p).await,
@@ -84,12 +91,24 @@ async fn post(tx: &mut Tx<'_>, path: &[&str], url: &str, p: Params<'_>) -> Api<J
         ["invoices", id, "void"] => invoices::void(tx, id).await,
         ["invoices", id, "mark_uncollectible"] => invoices::mark_uncollectible(tx, id).await,
         ["payment_intents"] => payments::create_intent(tx, p).await,
+        ["payment_intents", id] => charges::update_intent(tx, id, p).await,
         ["payment_intents", id, "confirm"] => payments::confirm_intent(tx, id, p).await,
         ["payment_intents", id, "capture"] => payments::capture_intent(tx, id, p).await,
         ["payment_intents", id, "cancel"] => payments::cancel_intent(tx, id, p).await,
-        ["charges"] => payments::create_charge(tx, p).await,
+        ["charges"] => charges::create(tx, p).await,
+        ["charges", id] => charges::update(tx, id, p).await,
+        ["charges", id, "capture"] => charges::capture(tx, id, p).await,
         ["refunds"] => refunds::create(tx, p).await,
         ["refunds", id] => refunds::update(tx, id, p).await,
+        ["refunds", id, "cancel"] => refunds::cancel(tx, id, p).await,
+        ["credit_notes"] => credit_notes::create(tx, p).await,
+        ["credit_notes", id] => credit_notes::update(tx, id, p).await,
+        ["credit_notes", id, "void"] => credit_notes::void(tx, id, p).await,
+        ["payouts"] => manual_payouts::create(tx, p).await,
+        ["payouts", id] => manual_payouts::update(tx, id, p).await,
+        ["payouts", id, "cancel"] => manual_payouts::cancel(tx, id, p).await,
+        ["disputes", id] => disputes::update(tx, id, p).await,
+        ["disputes", id, "close"] => disputes::close(tx, id, p).await,
         ["webhook_endpoints"] => webhooks::create(tx, p),
         ["webhook_endpoints", id] => webhooks::update(tx, id, p).await,
         _ => Err(Failure::unknown_url("POST", url)),

@@ -135,7 +135,7 @@ pub(super) fn charge(now: i64, intent: &Json, method: &Json) -> Json {
         "paid": true, "payment_intent": intent["id"], "payment_method": method["id"],
         "payment_method_details": details(intent, &method["card"]),
         "radar_options": {}, "receipt_email": intent["receipt_email"], "refunded": false,
-        "statement_descriptor": intent["statement_descriptor"], "status": "succeeded",
+        "statement_descriptor": intent["statement_descriptor"], "status": "succeeded", "_refunds": method["_refunds"],
     });
     for name in NOT_OF_A_CHARGE {
         body[*name] = Json::Null;

@@ -9,6 +9,7 @@ use super::{
     documents::{Kind, Origin, Query, Tx, id_of},
     failure::{Api, Failure},
     form::Params,
+    history::Outcome,
 };
 use crate::{domain::signature, error::Result, store::engine::Engine as _};
 
@@ -156,21 +157,22 @@ impl Inner {
             }
         }
         for delivery in queue {
-            let delivered = self.send(&delivery).await?;
-            self.record(delivery, delivered).await?;
+            let outcomes = self.send(&delivery).await?;
+            self.record(delivery, &outcomes).await?;
         }
         Ok(())
     }
 
-    /// One try; false if the endpoint did not answer 2xx.
-    async fn send(&self, delivery: &Delivery) -> Result<bool> {
+    /// One try, or as many as there are copies; the first that the endpoint does not answer with 2xx is the last.
+    async fn send(&self, delivery: &Delivery) -> Result<Vec<Outcome>> {
         let (endpoint, event, now) = {
             let tx = self.begin(Origin::default()).await;
             (tx.get(Kind::WebhookEndpoint, &delivery.endpoint).await?, tx.get(Kind::Event, &delivery.event).await?, tx.now)
         };
-        let (Some(endpoint), Some(event)) = (endpoint, event) else { return Ok(false) };
-        let Some(url) = endpoint["url"].as_str().filter(|_| endpoint["status"] == "enabled") else { return Ok(false) };
+        let (Some(endpoint), Some(event)) = (endpoint, event) else { return Ok(Vec::new()) };
+        let Some(url) = endpoint["url"].as_str().filter(|_| endpoint["status"] == "enabled") else { return Ok(Vec::new()) };
         let body = event.to_string();
+        let mut outcomes = Vec::new();
         for _ in 0..delivery.copies {
             let header = signature::header(&secrets(&endpoint, now), self.real_now(), body.as_bytes());
             let answer = self
@@ -182,24 +184,27 @@ impl Inner {
                 .body(body.clone())
                 .send()
                 .await;
-            match answer {
-                Ok(answer) if answer.status().is_success() => {}
-                Ok(answer) => {
-                    tracing::debug!(target: "sandbox", event = id_of(&event), status = answer.status().as_u16(), "a webhook was refused");
-                    return Ok(false);
-                }
-                Err(error) => {
-                    tracing::debug!(target: "sandbox", event = id_of(&event), error = %error, "a webhook was not delivered");
-                    return Ok(false);
-                }
+            let outcome = match answer {
+                Ok(answer) => Outcome::Answered(answer.status().as_u16()),
+                Err(error) => Outcome::Silent(if error.is_timeout() { "no answer in time" } else { "no connection" }.to_owned()),
+            };
+            tracing::debug!(target: "sandbox", event = id_of(&event), ?outcome, "a webhook was sent");
+            let ended = !outcome.delivered();
+            outcomes.push(outcome);
+            if ended {
+                break;
             }
         }
-        Ok(true)
+        Ok(outcomes)
     }
 
-    async fn record(&self, delivery: Delivery, delivered: bool) -> Result<()> {
+    async fn record(&self, delivery: Delivery, outcomes: &[Outcome]) -> Result<()> {
         let mut tx = self.begin(Origin::default()).await;
-        if delivered {
+        let at = tx.now;
+        for outcome in outcomes {
+            outcome.write(&mut tx, &delivery.event, &delivery.endpoint, at);
+        }
+        if outcomes.last().is_some_and(Outcome::delivered) {
             tx.also("DELETE FROM delivery WHERE id = ?1", vec![delivery.id.into()]);
             if let Some(mut event) = tx.get(Kind::Event, &delivery.event).await? {
                 event["pending_webhooks"] = (event["pending_webhooks"].as_i64().unwrap_or(1) - 1).max(0).into();
