@@ -3,8 +3,11 @@
 //! is configured, and driven by the official clients as well as by ours. It never shares code or data with the ledger that is
 //! reconciled against it.
 
+#[cfg(test)]
+mod billing_tests;
 mod catalog;
 mod clock;
+mod collection;
 mod control;
 mod customers;
 mod disputes;
@@ -19,10 +22,14 @@ mod invoices;
 mod lists;
 mod payments;
 mod payouts;
+mod proration;
 mod query;
 mod refunds;
+mod renewals;
 mod routes;
 mod shapes;
+mod subscription_shapes;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod webhooks;

@@ -24,10 +24,11 @@ pub(super) enum Kind {
     Dispute,
     Event,
     WebhookEndpoint,
+    Subscription,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str, &'static str); 15] = [
+    const ALL: [(Self, &'static str, &'static str); 16] = [
         (Self::Customer, "customer", "cus"),
         (Self::PaymentMethod, "payment_method", "pm"),
         (Self::Product, "product", "prod"),
@@ -43,6 +44,7 @@ impl Kind {
         (Self::Dispute, "dispute", "dp"),
         (Self::Event, "event", "evt"),
         (Self::WebhookEndpoint, "webhook_endpoint", "we"),
+        (Self::Subscription, "subscription", "sub"),
     ];
 
     /// The value of `object` in the kind's documents.
@@ -104,9 +106,11 @@ pub(super) fn columns(body: &Json) -> Columns {
         }
         Kind::InvoiceItem => {
             c.link = text("invoice");
+            c.second = body["parent"]["subscription_details"]["subscription"].as_str().map(str::to_owned);
             c.status = Some(if c.link.is_none() { "pending" } else { "attached" }.into());
         }
         Kind::Invoice => {
+            c.link = body["parent"]["subscription_details"]["subscription"].as_str().map(str::to_owned);
             c.at = body["due_date"].as_i64();
             c.kind = text("collection_method");
         }
@@ -127,6 +131,12 @@ pub(super) fn columns(body: &Json) -> Columns {
         Kind::Event => {
             c.link = body["data"]["object"]["id"].as_str().map(str::to_owned);
             c.status = Some((body["pending_webhooks"] == 0).to_string());
+        }
+        Kind::Subscription => {
+            let item = &body["items"]["data"][0];
+            c.link = item["price"]["id"].as_str().map(str::to_owned);
+            // A list can ask for several states at once, which only the type column knows.
+            (c.second, c.kind, c.at) = (text("collection_method"), text("status"), item["current_period_end"].as_i64());
         }
         Kind::WebhookEndpoint => c.second = (body["_daemon"] == true).then(|| "daemon".to_owned()),
         Kind::PaymentMethod | Kind::PaymentIntent => {}

@@ -8,7 +8,7 @@ use super::{
     documents::{Kind, Tx, public},
     failure::{Api, Failure},
     form::Params,
-    invoice_items, invoices, lists, payments, payouts, refunds, webhooks,
+    invoice_items, invoices, lists, payments, payouts, refunds, subscriptions, webhooks,
 };
 
 /// The collections that can be listed and read one by one.
@@ -29,6 +29,7 @@ fn collection(name: &str) -> Option<Kind> {
         "disputes" => Kind::Dispute,
         "events" => Kind::Event,
         "webhook_endpoints" => Kind::WebhookEndpoint,
+        "subscriptions" => Kind::Subscription,
         _ => return None,
     })
 }
@@ -58,6 +59,7 @@ pub(super) async fn dispatch(tx: &mut Tx<'_>, method: &str, path: &[&str], url: 
         ("DELETE", ["customers", id]) => customers::delete(tx, id).await?,
         ("DELETE", ["invoiceitems", id]) => invoice_items::delete(tx, id).await?,
         ("DELETE", ["invoices", id]) => invoices::delete(tx, id).await?,
+        ("DELETE", ["subscriptions", id]) => subscriptions::cancel(tx, id, p).await?,
         ("DELETE", ["webhook_endpoints", id]) => webhooks::delete(tx, id).await?,
         _ => return Err(Failure::unknown_url(method, url)),
     };
@@ -90,6 +92,8 @@ async fn post(tx: &mut Tx<'_>, path: &[&str], url: &str, p: Params<'_>) -> Api<J
         ["charges"] => payments::create_charge(tx, p).await,
         ["refunds"] => refunds::create(tx, p).await,
         ["refunds", id] => refunds::update(tx, id, p).await,
+        ["subscriptions"] => subscriptions::create(tx, p).await,
+        ["subscriptions", id] => subscriptions::update(tx, id, p).await,
         ["webhook_endpoints"] => webhooks::create(tx, p),
         ["webhook_endpoints", id] => webhooks::update(tx, id, p).await,
         _ => Err(Failure::unknown_url("POST", url)),
