@@ -13,8 +13,8 @@ mod keys;
 mod output;
 mod portal_link;
 mod run;
-mod slo;
 mod sandbox;
+mod slo;
 mod status;
 mod systemd;
 mod task;
@@ -181,10 +181,15 @@ mod tests {
             ["exceptions list", "exceptions list --status resolved --scope finance", "exceptions resolve exc_1 --reason paid", "slo trial"]
         {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
-        for fine in ["chaos", "chaos drop_webhook=0.2 slow_ms=5", "clock", "clock advance 2d", "dispute ch_1", "reset", "events", "events evt_1"] {
+        }
+        for fine in
+            ["chaos", "chaos drop_webhook=0.2 slow_ms=5", "clock", "clock advance 2d", "dispute ch_1", "reset", "events", "events evt_1"]
+        {
             assert!(parse(&format!("echopilot sandbox {fine}")).is_ok(), "{fine}");
         }
-        for wrong in ["sandbox", "sandbox chaos drop_webhook", "sandbox chaos slow_ms=much", "sandbox clock advance soon", "sandbox dispute"] {
+        for wrong in
+            ["sandbox", "sandbox chaos drop_webhook", "sandbox chaos slow_ms=much", "sandbox clock advance soon", "sandbox dispute"]
+        {
             assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
         }
         for fine in [

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
-    Inner,
+    Inner, collection,
     documents::{Kind, Origin, Tx},
     failure::Api,
-    invoices, payouts, refunds,
+    payouts, refunds, renewals,
 };
 use crate::{
     error::{Error, Result},
@@ -61,7 +61,10 @@ impl Inner {
         let rows = tx.read("SELECT body FROM object WHERE due <= ?1 ORDER BY due, seq", vec![tx.now.into()]).await?;
         let (mut settled, mut pays_out) = (Vec::new(), false);
         for row in rows {
-            let body = row.json(0)?;
+            // What fell due before it in the same moment may have changed it.
+            let Some(body) = tx.latest(row.json(0)?).filter(|body| body["_due"].as_i64().is_some_and(|due| due <= tx.now)) else {
+                continue;
+            };
             match Kind::of_id(super::documents::id_of(&body)) {
                 Some(Kind::Payout) => payouts::proceed(tx, body),
                 Some(Kind::BalanceTransaction) => {
@@ -72,7 +75,8 @@ impl Inner {
                     }
                 }
                 Some(Kind::Refund) => refunds::proceed(tx, body).await?,
-                Some(Kind::Invoice) => invoices::advance_automatically(tx, body).await?,
+                Some(Kind::Invoice) => collection::proceed(tx, body).await?,
+                Some(Kind::Subscription) => renewals::proceed(tx, body).await?,
                 _ => {}
             }
         }

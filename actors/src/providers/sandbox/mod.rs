@@ -3,9 +3,12 @@
 //! is configured, and driven by the official clients as well as by ours. It never shares code or data with the ledger that is
 //! reconciled against it.
 
+#[cfg(test)]
+mod billing_tests;
 mod catalog;
 mod charges;
 mod clock;
+mod collection;
 mod control;
 mod credit_notes;
 mod customers;
@@ -23,10 +26,14 @@ mod lists;
 mod manual_payouts;
 mod payments;
 mod payouts;
+mod proration;
 mod query;
 mod refunds;
+mod renewals;
 mod routes;
 mod shapes;
+mod subscription_shapes;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod webhooks;
