@@ -55,6 +55,7 @@ pub(super) async fn run(run: &Run) -> Result<Record> {
         complete: sides.errors.is_empty(),
         errors: sides.errors.clone(),
         provider: ProviderInfo { name: env.config().provider.mode.as_str().to_owned(), api_version: API_VERSION.to_owned(), livemode },
+        ..Input::default()
     };
     let mut report = reconcile(&input);
     let generated_at = rfc3339(env.now());

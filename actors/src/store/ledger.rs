@@ -39,6 +39,7 @@ impl Store {
                     amount: r.int(4)?,
                     currency: r.text(5)?.to_owned(),
                     at: r.int(6)?,
+                    method: None,
                 })
             })
             .collect()

@@ -31,7 +31,16 @@ fn row(id: &str, category: &str, source: &str, amount: i64, fee: i64, at: i64, p
 }
 
 fn line(kind: &str, source: &str, amount: i64, at: i64) -> LedgerLine {
-    LedgerLine { id: format!("le_{kind}_{source}"), kind: kind.into(), source: source.into(), seq: 0, amount, currency: "usd".into(), at }
+    LedgerLine {
+        id: format!("le_{kind}_{source}"),
+        kind: kind.into(),
+        source: source.into(),
+        seq: 0,
+        amount,
+        currency: "usd".into(),
+        at,
+        method: None,
+    }
 }
 
 /// Charges, refunds, disputes, a partial capture, a cost, a failed payout that is a member of the next one: all of it agreeing.
@@ -251,12 +260,14 @@ fn an_incomplete_run_never_says_missing_at_the_provider() {
     input.transactions.retain(|t| t.payout.as_deref() != Some("po_06") || !t.id.contains("charge"));
     input.complete = false;
     input.errors = vec!["po_06: page 2 could not be read".into()];
+    input.unread = vec!["po_06".into()];
     let report = reconcile(&input);
     assert_eq!(report.exceptions, []);
     assert!(!report.ok);
     assert_eq!(report.summary.payouts["pending"], 2);
     assert!(report.summary.transactions["pending_provider"] > 8);
     input.complete = true;
+    input.unread.clear();
     assert!(reconcile(&input).exceptions.iter().any(|e| e.kind == ExceptionKind::MissingProvider));
 }
 
