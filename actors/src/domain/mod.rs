@@ -4,6 +4,7 @@
 pub mod alert_rule;
 pub mod archive;
 pub mod backoff;
+pub mod finance;
 pub mod journal;
 pub mod ledger;
 pub mod money;
