@@ -203,3 +203,113 @@ function drawPayouts() {
     members.has(p.id) ? memberRows(p) : null]) : whole(7, "There was no payout in the window."));
   byId("more-payouts").hidden = all.length <= payoutsShown;
 }
+
+// --- invoices -----------------------------------------------------------------------------------------------------------------
+
+const AGES = ["0-30", "31-60", "61-90", "90+"];
+
+function showFinance(answer) {
+  const { summary, totals, balances } = answer;
+  const open = summary.exceptions.open;
+  setPill(byId("finance"), !answer.complete ? "Incomplete" : open ? count(open, "exception") : "All agrees", !answer.complete ? "warn" : summary.ok ? "ok" : "bad");
+  fill(body("finance"), [totals, balances], () =>
+    totals.length ? totals.map((t) => {
+      const balance = balances.find((b) => b.currency === t.currency);
+      const aging = AGES.filter((age) => t.aging[age]).map((age, i) => [i ? " · " : "", `${age} d `, el("b", {}, money(t.aging[age], t.currency))]).flat();
+      const drift = balance?.drift;
+      return el("tr", {},
+        el("th", { scope: "row" }, t.currency.toUpperCase()),
+        ...[["Invoiced", t.invoiced], ["Collected", t.collected], ["Refunded", t.refunded], ["Disputed", t.disputed], ["Outstanding", t.outstanding]].map(([label, minor]) => el("td.num", { "data-label": label }, money(minor, t.currency))),
+        el("td", { "data-label": "Overdue by age" }, aging.length ? el("div", {}, aging) : "nothing"),
+        el(drift ? "td.num.text-bad" : "td.num", { "data-label": "Balance drift", title: balance ? balance.items.map((item) => `${words(item.name)} ${money(item.amount, t.currency)}`).join(", ") : null }, known(drift) ? money(drift, t.currency) : "not judged"));
+    }) : whole(8, "There is no invoice in the window."));
+}
+
+// --- what is to come, what went missing, trials -----------------------------------------------------------------------------
+
+function showComing(answer) {
+  const { expected = [], problems = [] } = answer;
+  setPill(byId("coming"), problems.length ? count(problems.length, "problem") : "In order", problems.length ? "bad" : "ok");
+  fill(body("coming"), [expected, problems], () => [
+    expected.length ? el("ul.attempts", {}, expected.slice(0, 6).map((p) => el("li", {}, el("b", {}, money(p.amount, p.currency)), " on ", day(p.arrival_date ?? p.date), p.payout_id ? [" · ", mono(p.payout_id)] : el("small", {}, " not made yet")))) : el("p.muted", {}, "No payout is on its way."),
+    ...problems.map((p) => el("p.text-bad.wrap-anywhere", {}, p.reason)),
+    answer.at ? el("p.muted", {}, "Looked at ", time(answer.at)) : null,
+  ]);
+}
+
+function showGaps(answer) {
+  const { counts = {}, gaps = [] } = answer;
+  const failed = gaps.filter((g) => g.state === "failed").length;
+  setPill(byId("gaps"), failed ? `${failed} not filled` : "None open", failed ? "bad" : "ok");
+  fill(body("gaps"), answer, () => [
+    el("dl.pairs", {}, [["Never delivered", counts.never_delivered], ["Failed here", counts.failed_here], ["Changed outside", counts.changed_outside]].flatMap(([label, n]) => [el("dt", {}, label), el("dd", {}, String(n ?? 0))])),
+    el("p.muted", {}, "Looked ", time(answer.last_run?.at ?? answer.last_at, "not yet"), ", found events are filled in by themselves."),
+    ...gaps.filter((g) => g.state !== "filled").slice(0, 3).map((g) => el("p.text-bad.wrap-anywhere", {}, `${g.event_type} ${g.object_id ?? ""}: ${g.error ?? "waits"}`)),
+  ]);
+}
+
+function showTrials(answer) {
+  const [last] = answer.trials;
+  setPill(byId("canary"), !answer.on ? "Off" : last ? words(last.state) : "None yet", !answer.on ? "" : { passed: "ok", failed: "bad", running: "run" }[last?.state]);
+  fill(body("canary"), [answer.on, answer.every_s, answer.trials.slice(0, 10)], () => {
+    if (!answer.on) return [el("p.muted", {}, "Trial payments are off (canary.mode).")];
+    if (!last) return [el("p.muted", {}, `One is made every ${duration(answer.every_s)}: invoice, payment, webhook, refund, webhook.`)];
+    const passed = answer.trials.filter((t) => t.state === "passed");
+    return [
+      el("p.figure", {}, known(last.total_ms) ? milliseconds(last.total_ms) : words(last.state), el("small", {}, known(last.total_ms) ? " from end to end" : ` at ${words(last.step).toLowerCase()}`)),
+      el("dl.pairs", {}, [["Payment took effect in", known(last.paid_ms) ? milliseconds(last.paid_ms) : "never"], ["Refund took effect in", known(last.refunded_ms) ? milliseconds(last.refunded_ms) : "never"], [`Passed of the last ${answer.trials.length}`, String(passed.length)]].flatMap(([label, value]) => [el("dt", {}, label), el("dd", {}, value)])),
+      el("p.muted", {}, "Made ", time(last.started_at), `, every ${duration(answer.every_s)}`),
+      last.error ? el("p.text-bad.wrap-anywhere", {}, last.error) : null,
+    ];
+  });
+}
+
+/** Until there is a first result the answer is 404: that is no failure of the page. */
+function later(path, section, show, text) {
+  const columns = byId(section).querySelectorAll("thead th").length;
+  return { path, sections: [section], show, absent: () => fill(body(section), text, () => (columns ? whole(columns, text) : el("p.muted", {}, text))) };
+}
+
+async function act(text, request) {
+  tell(text);
+  try {
+    tell(await request());
+  } catch (error) {
+    tell(error.message, true);
+  }
+  await refresh();
+}
+
+const refresh = watch([
+  later("/api/recon/payouts", "payouts", showReport, "Payouts have not been reconciled yet."),
+  { path: () => exceptionsPath(null), sections: ["exceptions"], show: showExceptions },
+  later("/api/recon/finance", "finance", showFinance, "Invoices have not been reconciled yet."),
+  later("/api/recon/watch", "coming", showComing, "The coming payouts have not been looked at yet."),
+  { path: "/api/payments/gaps", sections: ["gaps"], show: showGaps },
+  { path: "/api/slo/canary?limit=20", sections: ["canary"], show: showTrials },
+]);
+byId("status").addEventListener("change", () => {
+  [exceptions, nextException] = [[], null];
+  refresh();
+});
+byId("more-exceptions").addEventListener("click", (event) => busy(event.currentTarget, moreExceptions));
+byId("more-payouts").addEventListener("click", () => {
+  payoutsShown += 20;
+  drawPayouts();
+});
+byId("decide-no").addEventListener("click", () => byId("decide-dialog").close());
+byId("decide-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  busy(byId("decide-yes"), decided);
+});
+byId("payouts-now").addEventListener("click", (event) => busy(event.currentTarget, () => runNow("payout_recon", tell, refresh)));
+byId("finance-now").addEventListener("click", (event) => busy(event.currentTarget, () => runNow("finance_reconcile", tell, refresh)));
+byId("scan").addEventListener("click", (event) => busy(event.currentTarget, () => act("Looking for missing events…", async () => {
+  await post("/api/payments/gaps/scan");
+  return "The provider's list was compared with what came in.";
+})));
+byId("trial").addEventListener("click", (event) => busy(event.currentTarget, () => act("A trial payment is being made…", async () => {
+  const { trial } = await post("/api/slo/canary/run");
+  if (trial.state !== "passed") throw new Error(trial.error ?? "The trial payment failed.");
+  return `The trial payment took ${milliseconds(trial.total_ms)} from end to end.`;
+})));
