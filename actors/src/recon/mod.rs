@@ -4,6 +4,8 @@
 
 mod payouts;
 
+pub use payouts::recompute;
+
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};

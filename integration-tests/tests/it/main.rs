@@ -11,6 +11,7 @@ mod faults;
 mod ingest;
 mod metrics;
 mod power;
+mod reconcile;
 mod restore;
 mod schedule;
 mod sdk;
