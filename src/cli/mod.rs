@@ -12,6 +12,7 @@ mod journal;
 mod keys;
 mod output;
 mod portal_link;
+mod reconcile;
 mod run;
 mod sandbox;
 mod slo;
@@ -65,6 +66,8 @@ enum Command {
     /// Make, list, verify and restore archives.
     #[command(subcommand)]
     Backup(backup::Command),
+    /// Reconcile payouts with the ledger: now with the provider, or from files; the exit code is 1 if there are exceptions.
+    Reconcile(reconcile::Arguments),
     /// Show the parts and tasks of the running daemon; the exit code is 1 if something is down.
     Status,
     /// Prove that the journal was not tampered with.
@@ -140,6 +143,7 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Exceptions(command) => exceptions::run(invocation, command).await,
         Command::Slo(command) => slo::run(invocation, command).await,
         Command::Backup(command) => backup::run(invocation, command).await,
+        Command::Reconcile(arguments) => reconcile::run(invocation, arguments).await,
         Command::Status => status::run(invocation).await,
         Command::Journal(command) => journal::run(invocation, &command).await,
         Command::Keys(command) => keys::run(invocation, command).await,
@@ -170,6 +174,16 @@ mod tests {
         assert_eq!(restore.command, Command::Backup(expected));
         for fine in ["task run payout_recon", "task list", "task next heartbeat -n 3", "backup run", "backup verify 2026-01-31", "status"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in [
+            "reconcile",
+            "reconcile --payouts p --balance-transactions - --ledger l.gz --now 5 --out o",
+            "reconcile --csv a --csv b --ledger l --now 5",
+        ] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for wrong in ["reconcile --payouts p", "reconcile --ledger l", "reconcile --now 5", "reconcile --ledger l --now soon"] {
+            assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
         }
         for fine in ["actor list", "actor release slo", "actor drill slo", "actor drill slo --kind hang"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");

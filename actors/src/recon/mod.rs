@@ -5,6 +5,8 @@
 pub mod archive;
 mod payouts;
 
+pub use payouts::recompute;
+
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};

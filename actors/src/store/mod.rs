@@ -14,6 +14,7 @@ mod events;
 mod interventions;
 mod keys;
 mod ledger;
+mod payout_members;
 mod recon;
 mod refunds;
 mod runs;

@@ -12,6 +12,7 @@ mod faults;
 mod ingest;
 mod metrics;
 mod power;
+mod reconcile;
 mod restore;
 mod schedule;
 mod sdk;

@@ -2,7 +2,7 @@
 //! recon actor from API answers and by the command line from files. Reading is lenient about what may be absent or expanded and
 //! strict about ids and money; every error names the field.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -30,7 +30,7 @@ pub struct Input {
     pub provider: ProviderInfo,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderInfo {
     pub name: String,
     pub api_version: String,

@@ -161,4 +161,6 @@ fn unsettled(book: &Book<'_>) -> Vec<Unsettled> {
 }
 
 #[cfg(test)]
+mod faults_tests;
+#[cfg(test)]
 mod tests;

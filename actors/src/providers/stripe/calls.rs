@@ -156,6 +156,22 @@ impl Client {
         self.list_all("/v1/payouts", &window(created_gte, created_lte)).await
     }
 
+    /// One payout by its id.
+    pub async fn payout(&self, id: &str) -> Result<Value> {
+        Ok(self.get(&format!("/v1/payouts/{id}"), &[]).await?.body)
+    }
+
+    /// Payouts in one state, whenever they were made until `created_lte`.
+    pub async fn payouts_in_state(&self, status: &str, created_lte: i64) -> Result<Vec<Value>> {
+        self.list_all("/v1/payouts", &[("status", status.into()), ("created[lte]", created_lte.to_string())]).await
+    }
+
+    /// What one object (`ch_`, `re_`, `po_`, ...) moved, until `created_lte`.
+    pub async fn balance_transactions_of_source(&self, source: &str, created_lte: i64) -> Result<Vec<Value>> {
+        let until = ("created[lte]", created_lte.to_string());
+        self.list_all("/v1/balance_transactions", &[("source", source.into()), until, with_source()]).await
+    }
+
     /// The movements of an automatic payout, its own among them.
     pub async fn balance_transactions_of_payout(&self, payout: &str) -> Result<Vec<Value>> {
         self.list_all("/v1/balance_transactions", &[("payout", payout.into()), with_source()]).await
