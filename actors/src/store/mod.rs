@@ -10,6 +10,7 @@ mod alerts;
 mod backups;
 mod chain;
 mod events;
+mod finance;
 mod interventions;
 mod keys;
 mod ledger;
