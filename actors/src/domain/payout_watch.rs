@@ -167,7 +167,8 @@ pub struct Looked {
 /// The payouts whose rows the look needs: those made since the look before, and those that may hold a returned payout's money.
 pub fn wanted<'a>(payouts: &'a [Payout], before: Option<&Memory>) -> Vec<&'a Payout> {
     let new = |p: &&Payout| p.automatic && before.is_some_and(|m| !m.payouts.contains(&p.id));
-    let follows = |p: &&Payout| p.automatic && payouts.iter().any(|f| f.status == "failed" && later(f, p) && p.created < f.created + FORGET);
+    let follows =
+        |p: &&Payout| p.automatic && payouts.iter().any(|f| f.status == "failed" && later(f, p) && p.created < f.created + FORGET);
     payouts.iter().filter(|p| new(p) || follows(p)).collect()
 }
 
@@ -290,8 +291,12 @@ fn became_available(shown: &Shown, before: &Memory, p: &Payout) -> Vec<(String, 
 fn short(shown: &Shown, p: &Payout, expected: i64, rows: &[(String, i64)]) -> Problem {
     let show = |amount| display(amount, &p.currency);
     let members = shown.members.get(&p.id);
-    let inside: BTreeSet<&str> = members.into_iter().flatten().map(|(id, _)| id.as_str()).collect();
-    let out: Vec<&(String, i64)> = rows.iter().filter(|(id, _)| members.is_some() && !inside.contains(id.as_str())).collect();
+    // What is in another payout is not missing from this one, nor is that payout itself.
+    let paid_out: BTreeSet<&str> = shown.members.values().flatten().map(|(id, _)| id.as_str()).collect();
+    let is_payout = |m: &&Movement| shown.payouts.iter().any(|q| m.source.as_deref() == Some(&q.id) && m.net == -q.amount);
+    let payouts: BTreeSet<&str> = shown.movements.iter().filter(is_payout).map(|m| m.id.as_str()).collect();
+    let is_out = |id: &str| members.is_some() && !paid_out.contains(id) && !payouts.contains(id);
+    let out: Vec<&(String, i64)> = rows.iter().filter(|(id, _)| is_out(id)).collect();
     let names = out.iter().take(NAMED).map(|(id, net)| format!("{id} ({})", show(*net))).collect::<Vec<_>>().join(", ");
     let why = match members.map(|rows| rows.iter().map(|(_, net)| net).sum::<i64>()) {
         None => "its rows cannot be listed".to_owned(),
@@ -367,11 +372,7 @@ impl Rhythm {
         // The shortest gap: days without sales and weekends only make longer ones.
         let gap = days.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap_or(1);
         let newest = own.iter().max_by_key(|p| (p.created, &p.id));
-        Self {
-            last: newest.map(|p| p.created),
-            every: gap * DAY,
-            on_its_way: newest.map_or(DAY, |p| (p.arrival_date - p.created).max(0)),
-        }
+        Self { last: newest.map(|p| p.created), every: gap * DAY, on_its_way: newest.map_or(DAY, |p| (p.arrival_date - p.created).max(0)) }
     }
 
     /// When money that is available then is paid out.

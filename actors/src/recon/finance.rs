@@ -164,7 +164,9 @@ impl Reading<'_> {
     /// Everything the provider lists by time or state.
     async fn lists(&mut self, from: i64, now: i64) {
         let provider = self.env.provider();
-        for list in [provider.invoices(from, now).await, provider.invoices_in_state("open").await, provider.invoices_in_state("draft").await] {
+        for list in
+            [provider.invoices(from, now).await, provider.invoices_in_state("open").await, provider.invoices_in_state("draft").await]
+        {
             let invoices = self.take("invoices", list, Invoice::from_json);
             let known: BTreeSet<String> = self.input.invoices.iter().map(|i| i.id.clone()).collect();
             self.input.invoices.extend(invoices.into_iter().filter(|i| !known.contains(&i.id)));
@@ -253,8 +255,7 @@ impl Reading<'_> {
         self.input.ledger = lines.into_iter().map(entry).collect();
         self.anchored = kept.is_some() || first.is_some();
         let input = &mut self.input;
-        input.anchor = kept
-            .unwrap_or_else(|| Anchor::begin(first.unwrap_or(input.now), &input.movements, &input.ledger, &input.balances));
+        input.anchor = kept.unwrap_or_else(|| Anchor::begin(first.unwrap_or(input.now), &input.movements, &input.ledger, &input.balances));
         input.ledger_before = store.ledger_sums(livemode, input.anchor.since, ledger_from).await?;
         input.local = store.local_invoices(livemode, from).await?;
         let known: BTreeSet<String> = input.local.iter().map(|l| l.id.clone()).collect();

@@ -135,15 +135,7 @@ async fn read(env: &Env, memory: Option<&Memory>) -> Result<Shown> {
             members.insert(payout.id.clone(), rows.into_iter().filter(|m| !own(m)).map(|m| (m.id, m.net)).collect());
         }
         let available = available(&after)?;
-        return Ok(Shown {
-            now: now.timestamp(),
-            available,
-            movements,
-            movements_from,
-            payouts,
-            members,
-            late_days: recon.late_days,
-        });
+        return Ok(Shown { now: now.timestamp(), available, movements, movements_from, payouts, members, late_days: recon.late_days });
     }
     Err(Error::unavailable("balance_moved", "the balance did not stand still while the payouts were read"))
 }
