@@ -38,8 +38,12 @@ const LEDGER_MARGIN: i64 = 40 * DAY;
 
 /// Reconciles what the window holds and what is open, and writes the result down.
 pub(super) async fn run(run: &Run) -> Result<Record> {
+    as_of(run, run.env.provider().now().await?).await
+}
+
+/// The same at a moment of the provider's clock, which is now.
+pub(super) async fn as_of(run: &Run, now: DateTime<Utc>) -> Result<Record> {
     let env = &run.env;
-    let now = env.provider().now().await?;
     let mut reading = Reading { env, now, input: Input::default(), looked_at: BTreeSet::new(), anchored: false };
     reading.everything().await?;
     let Reading { input, looked_at, anchored, .. } = reading;

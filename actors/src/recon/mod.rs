@@ -160,3 +160,6 @@ async fn keep(run: &Run, outcome: Outcome<'_>, looked_at: impl Fn(&Json) -> bool
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
