@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     operations::exceptions::{self, Decision},
+    recon,
     store::ExceptionFilter,
 };
 
@@ -19,6 +20,10 @@ pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
     any_of([
         // The latest reconciliation of payouts.
         api(shell, Method::GET, "/api/recon/payouts", Scope::Read, payouts),
+        // The latest reconciliation of invoices, payments and the balance.
+        api(shell, Method::GET, "/api/recon/finance", Scope::Read, finance),
+        // The coming payouts, and what is wrong with those that came.
+        api(shell, Method::GET, "/api/recon/watch", Scope::Read, watch),
         // What did not agree, with when it was seen first and last, and what was decided about it.
         api(shell, Method::GET, "/api/recon/exceptions", Scope::Read, exceptions),
         // One of them.
@@ -35,6 +40,16 @@ pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
 async fn payouts(call: Call) -> Result<Response> {
     let report = call.env().store().latest_recon("payouts").await?;
     Ok(respond::json(&report.ok_or_else(|| Error::not_found("payouts have not been reconciled yet"))?))
+}
+
+async fn finance(call: Call) -> Result<Response> {
+    let report = call.env().store().latest_recon("finance").await?;
+    Ok(respond::json(&report.ok_or_else(|| Error::not_found("invoices and payments have not been reconciled yet"))?))
+}
+
+async fn watch(call: Call) -> Result<Response> {
+    let seen = recon::watched(call.env()).await?;
+    Ok(respond::json(&seen.ok_or_else(|| Error::not_found("the payouts have not been looked at yet"))?))
 }
 
 /// Filters: `scope`, `status`, `kind`, `payout`.

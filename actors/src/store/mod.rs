@@ -11,6 +11,7 @@ mod backups;
 mod canary;
 mod chain;
 mod events;
+mod finance;
 mod interventions;
 mod keys;
 mod ledger;

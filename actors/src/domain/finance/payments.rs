@@ -67,6 +67,9 @@ fn in_ledger(input: &Input, book: &Book<'_>, charge: &Charge) -> Option<(State, 
         Exception::new(kind, invoice, Some(&charge.id), &charge.currency, risk).of(charge.customer.as_deref())
     };
     if rows.is_empty() {
+        if charge.created < input.window_from {
+            return None; // its row may be older than what was read
+        }
         if charge.created + input.grace_s > input.now {
             return Some((State::PendingLedger, None));
         }

@@ -192,6 +192,36 @@ impl Client {
     pub async fn events(&self, created_gte: i64) -> Result<Vec<Value>> {
         self.list_all("/v1/events", &[("created[gte]", created_gte.to_string())]).await
     }
+
+    /// Invoices created in the window, both ends included, drafts among them.
+    pub async fn invoices(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
+        self.list_all("/v1/invoices", &window(created_gte, created_lte)).await
+    }
+
+    /// All invoices in one state, of any age: `draft`, `open`, `paid`, `void` or `uncollectible`.
+    pub async fn invoices_in_state(&self, status: &str) -> Result<Vec<Value>> {
+        self.list_all("/v1/invoices", &[("status", status.into())]).await
+    }
+
+    /// Payments of invoices created in the window, both ends included: made when the invoice was finalized, not when it was paid.
+    pub async fn invoice_payments_created(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
+        self.list_all("/v1/invoice_payments", &window(created_gte, created_lte)).await
+    }
+
+    /// Charges created in the window, both ends included, declined ones among them.
+    pub async fn charges_created(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
+        self.list_all("/v1/charges", &window(created_gte, created_lte)).await
+    }
+
+    /// The attempts to charge a payment intent, newest first.
+    pub async fn charges_of_intent(&self, intent: &str) -> Result<Vec<Value>> {
+        self.list_all("/v1/charges", &[("payment_intent", intent.into())]).await
+    }
+
+    /// Refunds created in the window, both ends included.
+    pub async fn refunds_created(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
+        self.list_all("/v1/refunds", &window(created_gte, created_lte)).await
+    }
 }
 
 /// With the object that moved the money: its presentment currency is on it, not on the balance transaction.
