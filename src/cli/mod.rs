@@ -10,6 +10,7 @@ mod exit;
 mod guard;
 mod journal;
 mod keys;
+mod ledger;
 mod output;
 mod portal_link;
 mod reconcile;
@@ -19,6 +20,7 @@ mod slo;
 mod status;
 mod systemd;
 mod task;
+mod webhooks;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -79,6 +81,12 @@ enum Command {
     /// Drive the built-in sandbox of the running daemon: faults, clock, disputes, deliveries, a fresh start.
     #[command(subcommand)]
     Sandbox(sandbox::Command),
+    /// List what the provider delivered, process it again, find what never came.
+    #[command(subcommand)]
+    Webhooks(webhooks::Command),
+    /// List the ledger's rows and balances, append corrections.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Make a signed link to a customer's page.
     PortalLink(portal_link::Arguments),
 }
@@ -148,6 +156,8 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Journal(command) => journal::run(invocation, &command).await,
         Command::Keys(command) => keys::run(invocation, command).await,
         Command::Sandbox(command) => sandbox::run(invocation, command).await,
+        Command::Webhooks(command) => webhooks::run(invocation, command).await,
+        Command::Ledger(command) => ledger::run(invocation, command).await,
         Command::PortalLink(arguments) => portal_link::run(invocation, &arguments).await,
     }
 }
@@ -212,6 +222,18 @@ mod tests {
             "task resume heartbeat",
             "task cancel run_1",
             "task level",
+        ] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in [
+            "webhooks list --status failed --type charge.succeeded",
+            "webhooks show evt_1",
+            "webhooks replay evt_1 evt_2 --dry-run",
+            "webhooks replay --since 2026-03-01T00:00:00Z",
+            "webhooks gaps --dry-run",
+            "ledger list --kind refund",
+            "ledger balances --as-of 2026-03-01T00:00:00Z",
+            "ledger correct le_1 --amount -5 --reason typo --dry-run",
         ] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }

@@ -3,6 +3,8 @@
 
 /// A trial payment from end to end.
 pub mod canary;
+/// Rows of the ledger that correct others.
+pub mod correct_ledger;
 /// A test invoice, finalized and not paid.
 pub mod create_invoice;
 /// A few weeks of a small business in the sandbox.
@@ -17,6 +19,10 @@ pub mod keys;
 pub mod portal_link;
 /// Refunds the newest payment, in test mode.
 pub mod refund_last;
+/// Stored events, processed again.
+pub mod replay_events;
+/// Refunds that were left open, brought to their end.
+pub mod resume_refunds;
 
 use crate::error::{Code, Error};
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use integration_tests::{Output, Setup, outside};
+use integration_tests::{Output, Setup, command, python, run_to_end};
 use serde_json::{Value as Json, json};
 
 use crate::setup;
@@ -121,10 +121,10 @@ fn the_same_input_in_any_order_packed_or_piped_gives_the_same_report() {
     setup.cli(&[&packed[..], &["--out", "report.json"]].concat()).expect(0);
     assert_eq!(report(&setup), first, "packed");
 
-    let mut piped = outside::command("sh");
+    let mut piped = command("sh");
     piped.args(["-c", "gzip -dc transactions.gz | \"$0\" reconcile --payouts payouts --balance-transactions - --ledger ledger --now \"$1\" --out report.json"]);
     piped.arg(env!("CARGO_BIN_EXE_echopilot-under-test")).arg(&now).current_dir(setup.root());
-    outside::run_to_end(piped, Duration::from_secs(60)).expect(0);
+    run_to_end(piped, Duration::from_secs(60)).expect(0);
     assert_eq!(report(&setup), first, "from standard input");
     let summary = reconcile(&setup, &["--json"]).json(0);
     assert_eq!((&summary["ok"], &summary["rows"]["ledger"], &summary["summary"]["matched"]), (&json!(true), &json!(8 * 22), &json!(8)));
@@ -325,10 +325,10 @@ fn duckdb_counts_the_same() {
     files.payouts[7]["amount"] = json!(1);
     files.write(setup.root());
     let ours = reconcile(&setup, &["--json"]).json(1);
-    let mut command: Command = outside::python();
+    let mut command: Command = python();
     let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/peers/duckdb_reconcile.py");
     command.arg(script).args(["payouts", "transactions", "ledger", &NOW.to_string()]).current_dir(setup.root());
-    let theirs = outside::run_to_end(command, Duration::from_secs(60)).json(0);
+    let theirs = run_to_end(command, Duration::from_secs(60)).json(0);
     for (status, count) in ours["summary"]["transactions"].as_object().expect("counts").iter().filter(|(status, _)| *status != "total") {
         assert_eq!(count.as_u64(), Some(theirs["transactions"][status].as_u64().unwrap_or(0)), "{status}: {ours} against {theirs}");
     }
