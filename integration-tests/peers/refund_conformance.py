@@ -77,10 +77,11 @@ def refunds():
     step("no charge named", REFUND, "POST", "refunds", {"amount": 5})
     step("a charge that is not there", REFUND, "POST", "refunds", {"charge": "ch_nobody"})
     step("a refund that is not there", REFUND, "GET", "refunds/re_nobody")
+    # One of the servers has no order within a second.
     listed = call("GET", f"refunds?charge={paid}")[1]
-    steps["refunds of a charge"] = {"amounts": [r["amount"] for r in listed["data"]], "has_more": listed["has_more"], "object": listed["object"]}
+    steps["refunds of a charge"] = {"amounts": sorted(r["amount"] for r in listed["data"]), "has_more": listed["has_more"], "object": listed["object"]}
     one = call("GET", f"refunds?charge={paid}&limit=1")[1]
-    steps["one of them"] = {"amounts": [r["amount"] for r in one["data"]], "has_more": one["has_more"]}
+    steps["one of them"] = {"rows": len(one["data"]), "has_more": one["has_more"]}
     noted = step("with notes", (*REFUND, "metadata"), "POST", "refunds", {"charge": fresh, "amount": 100, "metadata[a]": "b"})["id"]
     step("read again", (*REFUND, "metadata"), "GET", f"refunds/{noted}")
 
@@ -98,7 +99,7 @@ def charges():
     step("a charge that is not there, read", CHARGE, "GET", "charges/ch_nobody")
     held = charge(capture="false")
     step("a hold", CHARGE, "GET", f"charges/{held}")
-    step("more than the hold", CHARGE, "POST", f"charges/{held}/capture", {"amount": 1235})
+    step("more than the hold", CHARGE, "POST", f"charges/{charge(capture='false')}/capture", {"amount": 1235})
     step("captured", CHARGE, "POST", f"charges/{held}/capture", {})
     step("captured twice", CHARGE, "POST", f"charges/{held}/capture", {})
     changed = charge()

@@ -167,10 +167,14 @@ mod tests {
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
-        for fine in ["chaos", "chaos drop_webhook=0.2 slow_ms=5", "clock", "clock advance 2d", "dispute ch_1", "reset", "events", "events evt_1"] {
+        for fine in
+            ["chaos", "chaos drop_webhook=0.2 slow_ms=5", "clock", "clock advance 2d", "dispute ch_1", "reset", "events", "events evt_1"]
+        {
             assert!(parse(&format!("echopilot sandbox {fine}")).is_ok(), "{fine}");
         }
-        for wrong in ["sandbox", "sandbox chaos drop_webhook", "sandbox chaos slow_ms=much", "sandbox clock advance soon", "sandbox dispute"] {
+        for wrong in
+            ["sandbox", "sandbox chaos drop_webhook", "sandbox chaos slow_ms=much", "sandbox clock advance soon", "sandbox dispute"]
+        {
             assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
         }
         for fine in [

@@ -149,8 +149,12 @@ impl Control {
         let address = daemon.sandbox_address.ok_or_else(|| {
             Error::forbidden("sandbox_only", "the daemon has a provider and no sandbox: this works only without STRIPE_MODE test or live")
         })?;
-        let http =
-            reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(3)).timeout(LONGEST).build().map_err(Error::internal)?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(3))
+            .timeout(LONGEST)
+            .build()
+            .map_err(Error::internal)?;
         Ok(Self { address, http })
     }
 
