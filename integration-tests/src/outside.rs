@@ -115,8 +115,10 @@ impl Peer {
             .env("TMPDIR", folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{what} cannot be started ({e}); integration-tests/run installs what the tests need"));
+        let stderr = drain(child.stderr.take());
         let (sender, receiver) = std::sync::mpsc::channel();
         let stdout = child.stdout.take().expect("it is piped");
         std::thread::spawn(move || {
@@ -128,7 +130,7 @@ impl Peer {
         let Ok(port) = line.trim().parse() else {
             let _ = child.kill(); // ours, by its own id
             let _ = child.wait();
-            panic!("{what} did not say its port but '{line}'");
+            panic!("{what} did not say its port but '{line}'\n{}", stderr.join().unwrap_or_default());
         };
         Self { child, port, _folder: folder }
     }
