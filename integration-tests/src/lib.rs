@@ -12,7 +12,7 @@ mod wait;
 pub use answer::Answer;
 pub use daemon::{Ended, TestDaemon};
 pub use files::{json_file, json_lines, modes, names, tree};
-pub use outside::{Output, command, peer, python, run_to_end};
+pub use outside::{Output, Peer, command, fed, node, peer, python, run_to_end};
 pub use setup::{Setup, WEBHOOK_SECRET};
 pub use wait::{LONG, SHORT, until};
 

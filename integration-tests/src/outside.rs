@@ -97,6 +97,81 @@ pub fn peer(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("peers").join(name)
 }
 
+/// A peer that serves on a loopback port until it is dropped. Its first line of standard output is the port.
+#[derive(Debug)]
+pub struct Peer {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Peer {
+    /// Starts it with a temporary folder of its own.
+    #[track_caller]
+    pub fn start(mut command: Command) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let what = format!("{:?}", command.get_args().next().unwrap_or_default());
+        let mut child = command
+            .env("TMPDIR", folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{what} cannot be started ({e}); integration-tests/run installs what the tests need"));
+        let stderr = drain(child.stderr.take());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let stdout = child.stdout.take().expect("it is piped");
+        std::thread::spawn(move || {
+            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout));
+            let _ = sender.send(lines.next().and_then(Result::ok)); // nobody waits any more
+            lines.for_each(drop);
+        });
+        let line = receiver.recv_timeout(crate::LONG).ok().flatten().unwrap_or_default();
+        let Ok(port) = line.trim().parse() else {
+            let _ = child.kill(); // ours, by its own id
+            let _ = child.wait();
+            panic!("{what} did not say its port but '{line}'\n{}", stderr.join().unwrap_or_default());
+        };
+        Self { child, port, _folder: folder }
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // ours, by its own id
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a command with a text on its standard input until it ends, and answers its standard output.
+#[track_caller]
+pub fn fed(mut command: Command, input: &[u8]) -> String {
+    let what = format!("{:?}", command.get_args().next().unwrap_or_default());
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("{what}: {e}"));
+    std::io::Write::write_all(&mut child.stdin.take().expect("it is piped"), input).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
+    let status = until_ended(&mut child, Instant::now(), crate::LONG);
+    let (stdout, stderr) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
+    assert!(status.is_some_and(|s| s.success()), "{what}: {status:?}\n{stdout}\n{stderr}");
+    stdout.trim_end().to_owned()
+}
+
+/// The Node.js with the provider's official client beside the scripts. It is a failure, not a skip, when nobody made it.
+#[track_caller]
+pub fn node(script: &str) -> Command {
+    let path = std::env::var("ECHOPILOT_TEST_NODE").unwrap_or_default();
+    assert!(!path.is_empty(), "ECHOPILOT_TEST_NODE names no Node.js: run integration-tests/run, which installs one and its modules");
+    let mut command = command(path);
+    command.arg(peer("node").join(script));
+    command
+}
+
 /// The Python with the provider's official client. It is a failure, not a skip, when nobody made it.
 #[track_caller]
 pub fn python() -> Command {

@@ -11,16 +11,21 @@ mod demo;
 mod faults;
 mod ingest;
 mod metrics;
+mod oracle;
+mod outside_clients;
 mod power;
 mod reconcile;
 mod restore;
+mod sandbox_cli;
 mod schedule;
 mod sdk;
 mod self_heal;
+mod signatures;
 mod story;
 mod supervision;
 mod systemd;
 mod tasks;
+mod third_party;
 
 use integration_tests::Setup;
 

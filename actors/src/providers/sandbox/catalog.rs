@@ -121,9 +121,5 @@ pub(super) async fn update_price(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Ap
 /// The currency parameter: known, in lowercase.
 pub(super) fn currency(p: Params<'_>) -> Api<String> {
     let currency = p.required("currency")?.to_ascii_lowercase();
-    if money::is_currency(&currency) {
-        Ok(currency)
-    } else {
-        Err(Failure::parameter("parameter_invalid_string", "currency", format!("Invalid currency: {currency}")))
-    }
+    if money::is_currency(&currency) { Ok(currency) } else { Err(Failure::invalid("currency", format!("Invalid currency: {currency}"))) }
 }

@@ -36,6 +36,11 @@ impl Failure {
         failure
     }
 
+    /// A parameter whose value the provider refuses without a code; not stored.
+    pub(super) fn invalid(param: &str, message: impl Into<Cow<'static, str>>) -> Box<Self> {
+        Self::new(400, "invalid_request_error", None, message).param(param)
+    }
+
     pub(super) fn missing_parameter(param: &str) -> Box<Self> {
         Self::parameter("parameter_missing", param, format!("Missing required param: {param}."))
     }
@@ -105,6 +110,17 @@ impl Failure {
             None,
             format!(
                 "Keys for idempotent requests can only be used with the same parameters they were first used with. Try using a key other than '{key}' if you meant to execute a different request."
+            ),
+        )
+    }
+
+    pub(super) fn key_elsewhere(key: &str, first: &str, now: &str) -> Box<Self> {
+        Self::new(
+            400,
+            "idempotency_error",
+            None,
+            format!(
+                "Keys for idempotent requests can only be used for the same endpoint they were first used for ('{now}' vs '{first}'). Try using a key other than '{key}' if you meant to execute a different request."
             ),
         )
     }

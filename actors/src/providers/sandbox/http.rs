@@ -315,9 +315,9 @@ async fn work(inner: &Inner, request: &Request, path: &[&str], id: &str, key: Op
     Ok(Answer { status, body, replayed_from: None })
 }
 
+/// The address and a digest of the parameters.
 fn fingerprint(request: &Request, params: &Json) -> String {
-    let text = format!("{} {} {params}", request.method, request.path);
-    super::hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
+    format!("{} {}", request.path, super::hex(digest::digest(&digest::SHA256, params.to_string().as_bytes()).as_ref()))
 }
 
 /// The stored answer of an idempotency key, for 24 hours of virtual time.
@@ -329,6 +329,11 @@ async fn replay(tx: &Tx<'_>, key: &str, fingerprint: &str) -> Api<Option<Answer>
         )
         .await?;
     let Some(row) = rows.first() else { return Ok(None) };
+    let path = |fingerprint: &str| fingerprint.split(' ').next().unwrap_or_default().to_owned();
+    let (first, asked) = (path(row.text(0)?), path(fingerprint));
+    if first != asked {
+        return Err(Failure::key_elsewhere(key, &first, &asked));
+    }
     if row.text(0)? != fingerprint {
         return Err(Failure::key_reused(key));
     }

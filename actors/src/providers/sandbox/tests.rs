@@ -244,3 +244,82 @@ async fn the_past_can_be_chosen_only_while_nothing_happened_and_a_reset_forgets_
     assert_eq!(s.client.list_all("/v1/webhook_endpoints", &[]).await.unwrap().len(), 1);
     s.stop().await;
 }
+
+#[tokio::test]
+async fn a_page_that_fails_is_never_the_end_of_a_list_and_a_slow_one_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let s = serve(&folder).await;
+    for i in 0..120 {
+        s.client.create_customer("page@example.com", &format!("p{i}")).await.unwrap();
+    }
+    s.chaos(json!({"fail_page": 1})).await;
+    assert_eq!(s.client.customers_by_email("page@example.com").await.unwrap().len(), 120, "one failure is ridden out");
+    s.chaos(json!({"fail_page": 50})).await;
+    assert_eq!(s.client.customers_by_email("page@example.com").await.unwrap_err().code, crate::error::Code::Unavailable);
+    s.chaos(json!({"fail_page": 0, "slow_page": 1})).await;
+    let start = std::time::Instant::now();
+    assert_eq!(s.client.customers_by_email("page@example.com").await.unwrap().len(), 120);
+    assert!(start.elapsed().as_millis() >= u128::try_from(control::SLOW_PAGE_MS).unwrap());
+    assert_eq!(s.control(reqwest::Method::GET, "chaos", json!({})).await["slow_page"], 0);
+    s.stop().await;
+}
+
+#[tokio::test]
+async fn a_misspelt_switch_is_refused_with_what_was_meant_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let s = serve(&folder).await;
+    let before = s.control(reqwest::Method::GET, "chaos", json!({})).await;
+    let refused = s.control(reqwest::Method::PUT, "chaos", json!({"drop_webhok": 0.5, "slow_ms": 1})).await;
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert_eq!(message, "there is no switch 'drop_webhok', did you mean drop_webhook?");
+    let refused = s.control(reqwest::Method::PUT, "chaos", json!({"weather": 1})).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("there are drop_webhook, "), "{refused}");
+    assert_eq!(s.control(reqwest::Method::GET, "chaos", json!({})).await, before);
+    s.stop().await;
+}
+
+#[tokio::test]
+async fn counted_faults_hit_as_many_as_they_were_told_and_delays_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let s = serve(&folder).await;
+    s.chaos(json!({"slow_ms": 150})).await;
+    let start = std::time::Instant::now();
+    s.client.balance().await.unwrap();
+    assert!(start.elapsed().as_millis() >= 150);
+    s.chaos(json!({"slow_ms": 0, "error_after_commit": 2, "status_429": 2})).await;
+    s.client.balance().await.unwrap();
+    let left = s.control(reqwest::Method::GET, "chaos", json!({})).await;
+    assert_eq!((&left["status_429"], &left["error_after_commit"]), (&json!(0), &json!(2)), "reads rode out both; no write was made");
+    let params = [("email", "twice@example.com".to_owned())];
+    for key in ["e1", "e2"] {
+        assert_eq!(s.client.post("/v1/customers", &params, key).await.unwrap_err().code, crate::error::Code::Unavailable);
+    }
+    s.client.post("/v1/customers", &params, "e3").await.unwrap();
+    assert_eq!(s.client.customers_by_email("twice@example.com").await.unwrap().len(), 3, "each did its work");
+    s.stop().await;
+}
+
+#[tokio::test]
+async fn every_try_of_a_delivery_is_remembered_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let status = Arc::new(AtomicI64::new(503));
+    let (url, _, task) = receiver(status.clone()).await;
+    let s = serve(&folder).await;
+    s.sandbox.set_daemon_endpoint(&url, "whsec_1").await.unwrap();
+    s.charge(5000, "k").await;
+    s.advance(0).await;
+    s.stop().await;
+    let s = serve(&folder).await;
+    status.store(200, Ordering::SeqCst);
+    s.real.fetch_add(10, Ordering::SeqCst);
+    s.advance(0).await;
+    let listed = s.control(reqwest::Method::GET, "events", json!({})).await;
+    let event = listed["events"][0]["id"].as_str().unwrap().to_owned();
+    let history = s.control(reqwest::Method::GET, &format!("events/{event}"), json!({})).await;
+    let delivery = &history["deliveries"][0];
+    let tries: Vec<_> = delivery["attempts"].as_array().unwrap().iter().map(|a| (a["at"].as_i64(), a["code"].as_i64())).collect();
+    assert_eq!(tries, [(Some(START), Some(503)), (Some(START + 10), Some(200))]);
+    assert_eq!((&delivery["state"], &history["pending_webhooks"]), (&json!("delivered"), &json!(0)));
+    task.abort();
+    s.stop().await;
+}

@@ -1,0 +1,22 @@
+"""Starts PyPI `localstripe` 1.15.10 on a loopback port and prints the port.
+
+usage: localstripe_server.py
+
+A program of its own because of its licence, and started this way because its own command binds every interface and reads a pickle
+from the temporary folder.
+"""
+
+import socket
+
+from aiohttp import web
+from localstripe.server import app
+
+
+def main():
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    web.run_app(app, sock=listener, print=None, access_log=None)
+
+
+if __name__ == "__main__":
+    main()
