@@ -109,6 +109,11 @@ impl Client {
         self.call(Method::POST, path, params, Some(idempotency_key)).await
     }
 
+    /// Ends or removes something. Tried again as a read is: the second time it is gone.
+    pub async fn delete(&self, path: &str) -> Result<Answer> {
+        self.call(Method::DELETE, path, &[], None).await
+    }
+
     async fn call(&self, method: Method, path: &str, params: Params<'_>, key: Option<&str>) -> Result<Answer> {
         let mut attempt = 1;
         loop {
