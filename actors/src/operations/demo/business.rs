@@ -130,7 +130,7 @@ fn live(deeds: &mut Vec<Deed>, customer: usize, joins: i64, days: i64, chance: &
         let roll = chance.below(1000);
         let staying = if month <= 3 { 60 } else { 30 };
         if roll < staying {
-            leaves = renewal - 1 - chance.below(18);
+            leaves = renewal - 1 - chance.below(11);
             does(leaves, Act::Leave { at_once: chance.percent(12) });
             break;
         } else if roll < staying + 45 {
