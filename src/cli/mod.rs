@@ -177,7 +177,10 @@ mod tests {
         let parse = |text: &str| Line::try_parse_from(text.split(' '));
         let run = parse("echopilot run --demo --ready-file /tmp/r --config c.toml").unwrap();
         assert_eq!(run.config, Some("c.toml".into()));
-        assert_eq!(run.command, Command::Run(run::Arguments { demo: true, ready_file: Some("/tmp/r".into()) }));
+        assert_eq!(
+            run.command,
+            Command::Run(run::Arguments { demo: true, demo_seed: 1869, demo_days: 365, ready_file: Some("/tmp/r".into()) })
+        );
         let restore = parse("echopilot backup restore 2026-01-31 --to out --dry-run --json").unwrap();
         assert!(restore.json);
         let expected = backup::Command::Restore { archive: "2026-01-31".into(), to: "out".into(), dry_run: true };

@@ -158,12 +158,11 @@ impl<'a> Tx<'a> {
     }
 
     pub(super) fn set_offset(&mut self, offset: i64) {
+        if self.state.offset == offset {
+            return;
+        }
         self.state.offset = offset;
         self.also(SET_META, vec!["offset".into(), offset.to_string().into()]);
-    }
-
-    pub(super) fn offset(&self) -> i64 {
-        self.state.offset
     }
 
     /// Lets time start again from what the offset says.

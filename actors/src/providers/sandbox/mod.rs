@@ -245,6 +245,16 @@ impl Sandbox {
         self.inner.advance(seconds).await
     }
 
+    /// Sets switches of the chaos, as `PUT /_control/chaos` does, and answers all of them.
+    pub async fn set_chaos(&self, switches: &Json) -> Result<Json> {
+        control::change_chaos(&self.inner, switches).await
+    }
+
+    /// Opens a dispute over a charge, or closes it: `outcome` is `open`, `won` or `lost`.
+    pub async fn dispute(&self, charge: &str, outcome: &str) -> Result<Json> {
+        control::dispute(&self.inner, &serde_json::json!({ "charge": charge, "outcome": outcome })).await
+    }
+
     /// Forgets everything but the daemon's endpoint; the clock shows real time again.
     pub async fn reset(&self) -> Result<()> {
         let _advancing = self.inner.advancing.lock().await;

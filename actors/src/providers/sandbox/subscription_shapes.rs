@@ -23,7 +23,7 @@ pub(super) fn subscription(now: i64, customer: &Json, price: &Json, quantity: i6
                    "url": format!("/v1/subscription_items?subscription={id}") },
         "livemode": false, "metadata": {},
         "payment_settings": { "payment_method_options": null, "payment_method_types": null, "save_default_payment_method": "off" },
-        "start_date": now, "status": "incomplete", "trial_settings": { "end_behavior": { "missing_payment_method": "create_invoice" } },
+        "start_date": now, "status": "incomplete", "trial_settings": { "end_behavior": { "billing_cycle_anchor": null, "missing_payment_method": "create_invoice" } },
     });
     for name in NOT_OF_A_SUBSCRIPTION {
         body[*name] = Json::Null;

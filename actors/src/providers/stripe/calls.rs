@@ -108,6 +108,11 @@ impl Client {
         self.list_all("/v1/invoices", &[("customer", customer.into())]).await
     }
 
+    /// Ends a subscription now. `not_found` if it has ended already.
+    pub async fn cancel_subscription(&self, id: &str) -> Result<()> {
+        self.delete(&format!("/v1/subscriptions/{id}")).await.map(drop)
+    }
+
     /// The payments of an invoice: the only link from it to a payment intent.
     pub async fn invoice_payments(&self, invoice: &str) -> Result<Vec<Value>> {
         self.list_all("/v1/invoice_payments", &[("invoice", invoice.into())]).await

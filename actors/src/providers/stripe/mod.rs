@@ -161,6 +161,11 @@ impl Client {
         result
     }
 
+    /// Ends or removes something. Tried again as a read is: the second time it is gone.
+    pub async fn delete(&self, path: &str) -> Result<Answer> {
+        self.call(Method::DELETE, path, &[], None).await
+    }
+
     async fn call(&self, method: Method, path: &str, params: Params<'_>, key: Option<&str>) -> Result<Answer> {
         if self.mode().is_none() {
             return Err(Error::forbidden("unknown_key", "the provider's key is of no known kind: nothing is asked with it"));
