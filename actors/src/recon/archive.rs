@@ -2,23 +2,28 @@
 //! the provider's own report of that day is final. The same bytes change nothing; other bytes keep the old version and both digests are
 //! told. A source that is no report is refused: an archive is never empty.
 
-use chrono::{NaiveDate, TimeDelta};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use ring::digest;
 use serde_json::Value as Json;
 
+use super::payouts;
 use crate::{
     alert,
     domain::{
         alert_rule::{Check, Severity},
         reconcile::SCHEMA,
     },
-    env::{Env, blocking},
+    env::{Env, blocking, rfc3339},
     error::{Context as _, Error, Result},
     files,
     store::ArchiveRow,
     task::{Record, Run},
 };
 
+/// The provider's own report of a day is final at noon (UTC) of the next.
+const FINAL_AT: NaiveTime = NaiveTime::from_hms_opt(12, 0, 0).expect("noon exists");
+/// Archives older than this stay as they are: the provider's lists of that time are not read any more.
+const FINISH_DAYS: u64 = 35;
 /// A report this much older than the moment it is archived at is told as stale: payouts are reconciled every six hours.
 const STALE: TimeDelta = TimeDelta::hours(24);
 
@@ -37,24 +42,71 @@ pub async fn nightly(run: &Run) -> Result<Record> {
         Ok((record, stale))
     }
     .await;
-    let (ok, reason) = match &result {
-        Ok((_, false)) => (true, "the day's reconciliation is archived".to_owned()),
+    let problem = match &result {
+        Ok((_, false)) => None,
         Ok((record, true)) => {
-            (false, format!("the archive of {date} holds a report of {}: payout_recon has not run since", record["source_ts"]))
+            Some(format!("the archive of {date} holds a report of {}: payout_recon has not run since", record["source_ts"]))
         }
-        Err(error) => (false, format!("the reconciliation of {date} could not be archived: {error}")),
+        Err(error) => Some(format!("the reconciliation of {date} could not be archived: {error}")),
     };
+    tell(env, problem).await?;
+    result.map(|(record, _)| record)
+}
+
+async fn tell(env: &Env, problem: Option<String>) -> Result<()> {
     let check = Check {
         name: "recon_archive".into(),
         system: "recon",
-        ok: Some(ok),
+        ok: Some(problem.is_none()),
         severity: Severity::Critical,
         value: None,
         threshold: "one report a day".into(),
-        reason,
+        reason: problem.unwrap_or_else(|| "the day's reconciliation is archived".to_owned()),
     };
-    alert::evaluate(env, vec![check]).await?;
-    result.map(|(record, _)| record)
+    alert::evaluate(env, vec![check]).await.map(|_| ())
+}
+
+/// Makes the archive of each day again whose own report the provider has closed, once: as of the end of that day, by what both sides say
+/// now. What cannot be read yet is tried again at the next look.
+pub(super) async fn finish_due(env: &Env) {
+    if let Err(error) = try_finish(env).await {
+        tracing::warn!(actor = super::NOUN, %error, "the archives of closed days could not be made final");
+        if !error.is_retryable()
+            && let Err(error) = tell(env, Some(format!("an archive could not be made final: {error}"))).await
+        {
+            tracing::warn!(actor = super::NOUN, %error, "the alerts were not told");
+        }
+    }
+}
+
+async fn try_finish(env: &Env) -> Result<()> {
+    let now = env.now();
+    let from = now.date_naive() - Days::new(FINISH_DAYS);
+    for row in env.store().provisional_archives(&from.to_string()).await? {
+        let date: NaiveDate = row.date.parse().map_err(|_| Error::internal(format!("{} is the date of an archive", row.date)))?;
+        let next_day = date + Days::new(1);
+        if now >= next_day.and_time(FINAL_AT).and_utc() {
+            finish(env, date, next_day.and_time(NaiveTime::MIN).and_utc()).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn finish(env: &Env, date: NaiveDate, end: DateTime<Utc>) -> Result<()> {
+    // The day is ours; what belongs to it is judged by the provider's clock, which may be another one.
+    let ahead = env.provider().now().await? - env.now();
+    let mut report = payouts::as_of(env, end + ahead - TimeDelta::seconds(1)).await?;
+    let (ts, run_id) = (rfc3339(env.now()), format!("final_{date}"));
+    (report.ts, report.generated_at, report.run_id) = (Some(ts.clone()), Some(ts.clone()), Some(run_id.clone()));
+    let json = serde_json::to_value(&report)?;
+    let mut bytes = serde_json::to_vec_pretty(&json)?;
+    bytes.push(b'\n');
+    let mut line = keep(env, date, bytes, &json, Stage::Final, &run_id).await?;
+    line.insert("src".into(), "the provider's report of the day, final".into());
+    for (name, value) in [("ok", Json::from(true)), ("ts", ts.into()), ("run_id", run_id.into())] {
+        line.insert(name.into(), value);
+    }
+    env.append(env.log_path("payment_recon_nightly.log"), Json::Object(line)).await
 }
 
 /// The latest report as its bytes and as JSON.

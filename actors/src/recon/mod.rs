@@ -7,9 +7,8 @@ mod finance;
 mod payouts;
 mod watch;
 
+pub use payouts::{latest_rows, recompute};
 pub use watch::watched;
-
-pub use payouts::recompute;
 
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ pub enum Message {
         run: Run,
         reply: Reply<Record>,
     },
-    /// Look at the coming payouts.
+    /// Look at the coming payouts, and at archives whose day is final.
     Look,
     Probe(Probe, Reply<()>),
 }
@@ -103,7 +102,10 @@ impl Actor for Recon {
                 while state.look.try_join_next().is_some() {}
                 if state.look.is_empty() {
                     let env = state.env.clone();
-                    state.look.spawn(async move { watch::look(&env).await });
+                    state.look.spawn(async move {
+                        watch::look(&env).await;
+                        archive::finish_due(&env).await;
+                    });
                 }
             }
             Message::Probe(probe, reply) => actor::answer(probe, reply).await,

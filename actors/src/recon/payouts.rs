@@ -8,7 +8,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value as Json;
 
 use super::Outcome;
@@ -17,9 +17,9 @@ use crate::{
     domain::{
         alert_rule::{Check, Severity},
         ledger::Kind,
-        reconcile::{ExceptionKind, Input, ProviderInfo, Report, Transaction, reconcile},
+        reconcile::{ExceptionKind, Input, JudgedRow, ProviderInfo, Report, Transaction, reconcile, rows},
     },
-    env::{Env, rfc3339},
+    env::{Env, blocking, rfc3339},
     error::{Error, Result},
     providers::stripe::API_VERSION,
     store::{ExceptionRow, Finding},
@@ -47,12 +47,8 @@ pub(super) async fn run(run: &Run) -> Result<Record> {
 async fn reconciled(run: &Run) -> Result<(Report, Json)> {
     let env = &run.env;
     let (previous, open) = before(env).await?;
-    let mut inputs = fetch_both(env, &previous, &open).await?;
-    let mut input = inputs.read()?;
-    let mut report = reconcile(&input);
-    if ask(env, &report, &open, &mut inputs, &mut input).await {
-        report = reconcile(&input);
-    }
+    let now = env.provider().now().await?;
+    let (inputs, input, mut report) = judged(env, now, &previous, &open).await?;
     let generated_at = rfc3339(env.now());
     (report.ts, report.run_id, report.generated_at) = (Some(generated_at.clone()), Some(run.run_id.clone()), Some(generated_at));
     let json = serde_json::to_value(&report)?;
@@ -71,6 +67,33 @@ async fn reconciled(run: &Run) -> Result<(Report, Json)> {
     Ok((report, json))
 }
 
+/// The report as it would have been at an earlier time of the provider's clock, by what both sides say now; nothing is kept of it. Errors:
+/// `unavailable` `incomplete` if not everything could be read.
+pub(super) async fn as_of(env: &Env, at: DateTime<Utc>) -> Result<Report> {
+    let (previous, open) = before(env).await?;
+    let (_, _, report) = judged(env, at, &previous, &open).await?;
+    if report.complete { Ok(report) } else { Err(Error::unavailable("incomplete", report.errors.join("; "))) }
+}
+
+/// Both sides as of that time, and the judgement.
+async fn judged(env: &Env, now: DateTime<Utc>, previous: &Inputs, open: &[ExceptionRow]) -> Result<(Inputs, Input, Report)> {
+    let mut inputs = fetch_both(env, now, previous, open).await?;
+    let mut input = inputs.read()?;
+    let mut report = reconcile(&input);
+    if ask(env, &report, open, &mut inputs, &mut input).await {
+        report = reconcile(&input);
+    }
+    Ok((inputs, input, report))
+}
+
+/// Every balance transaction of the latest run in its state, by time. Errors: `not_found` before the first run.
+pub async fn latest_rows(env: &Env) -> Result<Vec<JudgedRow>> {
+    let Some((_, packed)) = env.store().latest_recon_inputs("payouts").await? else {
+        return Err(Error::not_found("payouts have not been reconciled yet"));
+    };
+    blocking(move || Ok(rows(&Inputs::from_packed(&packed)?.read()?))).await
+}
+
 /// The inputs of the run before, empty at first, and the exceptions that are open.
 async fn before(env: &Env) -> Result<(Inputs, Vec<ExceptionRow>)> {
     let open = env.store().open_exceptions("payouts").await?;
@@ -85,8 +108,8 @@ async fn before(env: &Env) -> Result<(Inputs, Vec<ExceptionRow>)> {
 }
 
 /// Everything is judged as of one instant, by the provider's clock.
-async fn fetch_both(env: &Env, previous: &Inputs, open: &[ExceptionRow]) -> Result<Inputs> {
-    let (config, now) = (env.config(), env.provider().now().await?);
+async fn fetch_both(env: &Env, now: DateTime<Utc>, previous: &Inputs, open: &[ExceptionRow]) -> Result<Inputs> {
+    let config = env.config();
     let window_from = (now - TimeDelta::days(config.recon.window_days)).timestamp();
     let open_payouts: HashSet<String> = open.iter().filter_map(|e| e.body["payout_id"].as_str()).map(str::to_owned).collect();
     let fetched = fetch::fetch(env, now, window_from, previous, &open_payouts).await?;

@@ -11,6 +11,7 @@ mod join;
 mod lines;
 mod payouts;
 mod report;
+mod rows;
 mod sides;
 mod suspects;
 mod texts;
@@ -23,6 +24,7 @@ pub use report::{
     Total, Unsettled, Window,
 };
 
+pub use rows::{JudgedRow, rows};
 pub use sides::{Settings, Sides};
 
 use book::Book;
