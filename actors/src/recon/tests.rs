@@ -352,7 +352,7 @@ async fn the_watch_foresees_payouts_and_follows_one_that_failed_and_one_that_is_
     let next = seen["problems"].as_array().unwrap().iter().find(|p| p["kind"] == "failed").unwrap()["rolled_into"].clone();
     assert!(next.as_str().is_some_and(|next| next.starts_with("po_") && next != id), "{seen}");
     shop.days(2).await;
-    for _ in 0..env.config().alert.resolve_after + 1 {
+    for _ in 0..=env.config().alert.resolve_after {
         watch::look(env).await;
     }
     assert_eq!(firing().await, BTreeMap::new(), "{:?}", watched(env).await);

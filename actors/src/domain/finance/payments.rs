@@ -104,15 +104,13 @@ fn in_ledger(input: &Input, book: &Book<'_>, charge: &Charge) -> Option<(State, 
 /// An open invoice of the same customer over just this amount that the charge could be the payment of; each is named once.
 fn open_invoice<'a>(book: &Book<'a>, charge: &Charge, suggested: &BTreeSet<&'a str>) -> Option<&'a Invoice> {
     let customer = charge.customer.as_deref()?;
-    let fits = |i: &&&Invoice| {
-        i.status == "open"
-            && i.customer.as_deref() == Some(customer)
-            && (i.amount_remaining, &i.currency) == (charge.kept(), &charge.currency)
+    let fits = |i: &&Invoice| {
+        (i.amount_remaining, &i.currency) == (charge.kept(), &charge.currency)
             && charge.kept() > 0
             && i.created <= charge.created
             && !suggested.contains(i.id.as_str())
     };
-    book.invoices.values().filter(fits).copied().min_by_key(|i| (i.created, &i.id))
+    book.open(customer).iter().copied().find(fits)
 }
 
 fn suggest(charge: &Charge, invoice: &Invoice) -> Exception {
