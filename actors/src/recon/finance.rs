@@ -17,7 +17,7 @@ use crate::{
         finance::{self, Anchor, Charge, Dispute, Entry, Input, Invoice, InvoicePayment, Movement, Provider, Refund, Report, reconcile},
         reconcile::Severity as Weight,
     },
-    env::{Env, rfc3339},
+    env::{Env, blocking, rfc3339},
     error::{Code, Error, Result},
     providers::stripe::API_VERSION,
     store::Finding,
@@ -47,7 +47,13 @@ pub(super) async fn as_of(run: &Run, now: DateTime<Utc>) -> Result<Record> {
     let mut reading = Reading { env, now, input: Input::default(), looked_at: BTreeSet::new(), anchored: false };
     reading.everything().await?;
     let Reading { input, looked_at, anchored, .. } = reading;
-    let (mut report, anchor) = reconcile(&input);
+    // Seconds of work for a large business: not on the threads that answer others.
+    let (input, inputs, mut report, anchor) = blocking(move || {
+        let (report, anchor) = reconcile(&input);
+        let inputs = compressed(&input)?;
+        Ok((input, inputs, report, anchor))
+    })
+    .await?;
     let generated_at = rfc3339(env.now());
     (report.ts, report.run_id, report.generated_at) = (Some(generated_at.clone()), Some(run.run_id.clone()), Some(generated_at));
     let json = serde_json::to_value(&report)?;
@@ -57,7 +63,7 @@ pub(super) async fn as_of(run: &Run, now: DateTime<Utc>) -> Result<Record> {
         input_digest: &report.input_digest,
         complete: report.complete,
         ok: report.ok,
-        inputs: compressed(&input)?,
+        inputs,
         report: &json,
         findings: findings(&report),
     };
