@@ -24,8 +24,11 @@ use crate::{
     task::{Record, Run},
 };
 
-/// Where the store keeps the anchor.
-const ANCHOR: &str = "finance.anchor";
+/// Where the store keeps the anchor: each mode of the provider is an account of its own.
+fn anchor_key(env: &Env) -> String {
+    format!("finance.anchor.{}", env.config().provider.mode.as_str())
+}
+
 /// Objects read one by one in a run, at most: the invoices that matter and are in no list.
 const SINGLY: usize = 500;
 /// How often the balance is read until it stands still.
@@ -69,7 +72,7 @@ pub(super) async fn as_of(run: &Run, now: DateTime<Utc>) -> Result<Record> {
     };
     super::keep(run, outcome, |body| was_looked_at(&input, &looked_at, body)).await?;
     if input.complete && anchored {
-        env.store().set_meta(ANCHOR, &serde_json::to_string(&anchor)?).await?;
+        env.store().set_meta(&anchor_key(env), &serde_json::to_string(&anchor)?).await?;
     }
     alert::evaluate(env, vec![exceptions_check(&report)]).await?;
     match json {
@@ -246,7 +249,7 @@ impl Reading<'_> {
     /// Our own side, after the provider's, so that what came meanwhile is ours alone; and the balance with its movements.
     async fn ours(&mut self, livemode: bool, from: i64) -> Result<()> {
         let store = self.env.store();
-        let kept: Option<Anchor> = store.meta(ANCHOR).await?.map(|text| serde_json::from_str(&text)).transpose()?;
+        let kept: Option<Anchor> = store.meta(&anchor_key(self.env)).await?.map(|text| serde_json::from_str(&text)).transpose()?;
         let first = store.ledger_begin(livemode).await?;
         let begin = kept.as_ref().map(|a| a.through - MOVEMENTS_MARGIN).or(first.map(|at| at - HOUR)).unwrap_or(self.input.now);
         self.balance(begin.min(from)).await;

@@ -189,10 +189,16 @@ async fn a_fresh_sandbox_has_no_drift_through_everything_that_moves_money() {
     shop.settle().await;
     let report = shop.finance().await;
     assert_eq!((found(&report), drifts(&report)), (named(&[("open_past_due", &open)]), zero.clone()), "{report}");
-    let anchor: Json = serde_json::from_str(&shop.env().store().meta("finance.anchor").await.unwrap().unwrap()).unwrap();
+    let anchor: Json = serde_json::from_str(&shop.env().store().meta("finance.anchor.sandbox").await.unwrap().unwrap()).unwrap();
     assert!(anchor["through"].as_i64() > anchor["since"].as_i64(), "{anchor}");
     let report = shop.finance().await;
     assert_eq!(drifts(&report), zero, "measured from the moved anchor: {report}");
+    let again = shop.finance().await;
+    assert_eq!(
+        (&again["recon_id"], &again["input_digest"]),
+        (&report["recon_id"], &report["input_digest"]),
+        "the same data is the same input"
+    );
     // What is older than the window was not looked at, so a person still sees it; what was paid late is over.
     shop.env().provider().attach_payment_method(&shop.customer("x@example.com").await, "pm_card_visa", "x").await.unwrap();
     shop.env().provider().pay_invoice(&open, &[], "late").await.unwrap();

@@ -413,6 +413,8 @@ fn every_planted_fault_is_found_and_nothing_else() {
         // Kept and read back, it is the same run.
         let kept: Input = serde_json::from_str(&serde_json::to_string(&input).unwrap()).unwrap();
         assert_eq!(reconcile(&kept).0, report);
+        let later = Input { now: input.now + 5, window_from: input.window_from + 5, ..input };
+        assert_eq!(reconcile(&later).0.recon_id, report.recon_id);
     }
 }
 
