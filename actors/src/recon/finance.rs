@@ -200,11 +200,35 @@ impl Reading<'_> {
         }
     }
 
-    /// Invoices that matter and are older than the window: paid in it, paid in part, or the subject of an exception that is still open.
+    /// Charges older than the window that were refunded or disputed in it; answers the invoices they were for.
+    async fn old_charges(&mut self) -> BTreeSet<String> {
+        let known: BTreeSet<&str> = self.input.charges.iter().map(|c| c.id.as_str()).collect();
+        let touched = self.input.refunds.iter().map(|r| &r.charge).chain(self.input.disputes.iter().map(|d| &d.charge)).flatten();
+        let old: BTreeSet<String> = touched.filter(|id| !known.contains(id.as_str())).cloned().collect();
+        let mut invoices = BTreeSet::new();
+        if old.len() > SINGLY {
+            self.input.errors.push(format!("{} old charges would have to be read one by one", old.len()));
+            return invoices;
+        }
+        for id in old {
+            let charge = self.env.provider().charge(&id).await.map(|c| vec![c]);
+            let charge = self.take("charge", charge, Charge::from_json);
+            for intent in charge.iter().filter_map(|c| c.payment_intent.as_deref()) {
+                let list = self.env.provider().invoice_payments_of_intent(intent).await;
+                let payments = self.take("invoice payments", list, InvoicePayment::from_json);
+                invoices.extend(payments.into_iter().map(|p| p.invoice));
+            }
+            self.input.charges.extend(charge);
+        }
+        invoices
+    }
+
+    /// Invoices that matter and are older than the window: paid in it or in part, refunded, disputed, or with an exception that is open.
     async fn singly(&mut self, livemode: bool, from: i64) -> Result<()> {
         let store = self.env.store();
+        let refunded = self.old_charges().await;
         let mut wanted: BTreeSet<String> = store.invoices_paid_since(livemode, from).await?.into_iter().collect();
-        wanted.extend(self.input.payments.iter().map(|p| p.invoice.clone()));
+        wanted.extend(self.input.payments.iter().map(|p| p.invoice.clone()).chain(refunded));
         let may_be_over = ["open_past_due", "stale_draft", "status_mismatch", "payment_without_invoice"];
         let open = store.open_exceptions("finance").await?.into_iter().filter(|e| may_be_over.contains(&e.kind.as_str()));
         wanted.extend(open.filter_map(|e| e.body["invoice_id"].as_str().map(str::to_owned)));

@@ -204,7 +204,14 @@ async fn a_fresh_sandbox_has_no_drift_through_everything_that_moves_money() {
     shop.env().provider().pay_invoice(&open, &[], "late").await.unwrap();
     shop.settle().await;
     let report = shop.finance().await;
-    assert_eq!((found(&report), drifts(&report)), (BTreeSet::new(), zero), "{report}");
+    assert_eq!((found(&report), drifts(&report)), (BTreeSet::new(), zero.clone()), "{report}");
+    // What happens now to what was sold long ago is seen.
+    shop.refund(&sales[2].1, Some(100)).await;
+    shop.dispute(&sales[6].1, "open").await;
+    shop.settle().await;
+    let report = shop.finance().await;
+    let expected = named(&[("refunded_but_paid", &sales[2].0), ("disputed_paid", &sales[6].0)]);
+    assert_eq!((found(&report), drifts(&report)), (expected, zero), "{report}");
     let filter = |status: &str| ExceptionFilter { scope: "finance".into(), status: status.into(), ..ExceptionFilter::default() };
     let kinds = |rows: Vec<crate::store::ExceptionRow>| rows.into_iter().map(|e| e.kind).collect::<BTreeSet<_>>();
     let resolved = kinds(shop.env().store().exceptions(&filter("auto_resolved")).await.unwrap());

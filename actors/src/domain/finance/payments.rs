@@ -60,6 +60,9 @@ fn one<'a>(input: &Input, book: &Book<'a>, charge: &'a Charge, suggested: &mut B
 
 /// What is wrong with our own record of a charge.
 fn in_ledger(input: &Input, book: &Book<'_>, charge: &Charge) -> Option<(State, Option<Exception>)> {
+    if charge.created < input.window_from {
+        return None; // its row may be older than what was read
+    }
     let rows = book.rows(&charge.id);
     let theirs = display(charge.captured, &charge.currency);
     let exception = |kind, risk| {
@@ -67,9 +70,6 @@ fn in_ledger(input: &Input, book: &Book<'_>, charge: &Charge) -> Option<(State, 
         Exception::new(kind, invoice, Some(&charge.id), &charge.currency, risk).of(charge.customer.as_deref())
     };
     if rows.is_empty() {
-        if charge.created < input.window_from {
-            return None; // its row may be older than what was read
-        }
         if charge.created + input.grace_s > input.now {
             return Some((State::PendingLedger, None));
         }
