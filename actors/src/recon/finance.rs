@@ -17,15 +17,18 @@ use crate::{
         finance::{self, Anchor, Charge, Dispute, Entry, Input, Invoice, InvoicePayment, Movement, Provider, Refund, Report, reconcile},
         reconcile::Severity as Weight,
     },
-    env::{Env, rfc3339},
+    env::{Env, blocking, rfc3339},
     error::{Code, Error, Result},
     providers::stripe::API_VERSION,
     store::Finding,
     task::{Record, Run},
 };
 
-/// Where the store keeps the anchor.
-const ANCHOR: &str = "finance.anchor";
+/// Where the store keeps the anchor: each mode of the provider is an account of its own.
+fn anchor_key(env: &Env) -> String {
+    format!("finance.anchor.{}", env.config().provider.mode.as_str())
+}
+
 /// Objects read one by one in a run, at most: the invoices that matter and are in no list.
 const SINGLY: usize = 500;
 /// How often the balance is read until it stands still.
@@ -47,7 +50,13 @@ pub(super) async fn as_of(run: &Run, now: DateTime<Utc>) -> Result<Record> {
     let mut reading = Reading { env, now, input: Input::default(), looked_at: BTreeSet::new(), anchored: false };
     reading.everything().await?;
     let Reading { input, looked_at, anchored, .. } = reading;
-    let (mut report, anchor) = reconcile(&input);
+    // Seconds of work for a large business: not on the threads that answer others.
+    let (input, inputs, mut report, anchor) = blocking(move || {
+        let (report, anchor) = reconcile(&input);
+        let inputs = compressed(&input)?;
+        Ok((input, inputs, report, anchor))
+    })
+    .await?;
     let generated_at = rfc3339(env.now());
     (report.ts, report.run_id, report.generated_at) = (Some(generated_at.clone()), Some(run.run_id.clone()), Some(generated_at));
     let json = serde_json::to_value(&report)?;
@@ -57,13 +66,13 @@ pub(super) async fn as_of(run: &Run, now: DateTime<Utc>) -> Result<Record> {
         input_digest: &report.input_digest,
         complete: report.complete,
         ok: report.ok,
-        inputs: compressed(&input)?,
+        inputs,
         report: &json,
         findings: findings(&report),
     };
     super::keep(run, outcome, |body| was_looked_at(&input, &looked_at, body)).await?;
     if input.complete && anchored {
-        env.store().set_meta(ANCHOR, &serde_json::to_string(&anchor)?).await?;
+        env.store().set_meta(&anchor_key(env), &serde_json::to_string(&anchor)?).await?;
     }
     alert::evaluate(env, vec![exceptions_check(&report)]).await?;
     match json {
@@ -191,11 +200,35 @@ impl Reading<'_> {
         }
     }
 
-    /// Invoices that matter and are older than the window: paid in it, paid in part, or the subject of an exception that is still open.
+    /// Charges older than the window that were refunded or disputed in it; answers the invoices they were for.
+    async fn old_charges(&mut self) -> BTreeSet<String> {
+        let known: BTreeSet<&str> = self.input.charges.iter().map(|c| c.id.as_str()).collect();
+        let touched = self.input.refunds.iter().map(|r| &r.charge).chain(self.input.disputes.iter().map(|d| &d.charge)).flatten();
+        let old: BTreeSet<String> = touched.filter(|id| !known.contains(id.as_str())).cloned().collect();
+        let mut invoices = BTreeSet::new();
+        if old.len() > SINGLY {
+            self.input.errors.push(format!("{} old charges would have to be read one by one", old.len()));
+            return invoices;
+        }
+        for id in old {
+            let charge = self.env.provider().charge(&id).await.map(|c| vec![c]);
+            let charge = self.take("charge", charge, Charge::from_json);
+            for intent in charge.iter().filter_map(|c| c.payment_intent.as_deref()) {
+                let list = self.env.provider().invoice_payments_of_intent(intent).await;
+                let payments = self.take("invoice payments", list, InvoicePayment::from_json);
+                invoices.extend(payments.into_iter().map(|p| p.invoice));
+            }
+            self.input.charges.extend(charge);
+        }
+        invoices
+    }
+
+    /// Invoices that matter and are older than the window: paid in it or in part, refunded, disputed, or with an exception that is open.
     async fn singly(&mut self, livemode: bool, from: i64) -> Result<()> {
         let store = self.env.store();
+        let refunded = self.old_charges().await;
         let mut wanted: BTreeSet<String> = store.invoices_paid_since(livemode, from).await?.into_iter().collect();
-        wanted.extend(self.input.payments.iter().map(|p| p.invoice.clone()));
+        wanted.extend(self.input.payments.iter().map(|p| p.invoice.clone()).chain(refunded));
         let may_be_over = ["open_past_due", "stale_draft", "status_mismatch", "payment_without_invoice"];
         let open = store.open_exceptions("finance").await?.into_iter().filter(|e| may_be_over.contains(&e.kind.as_str()));
         wanted.extend(open.filter_map(|e| e.body["invoice_id"].as_str().map(str::to_owned)));
@@ -240,7 +273,7 @@ impl Reading<'_> {
     /// Our own side, after the provider's, so that what came meanwhile is ours alone; and the balance with its movements.
     async fn ours(&mut self, livemode: bool, from: i64) -> Result<()> {
         let store = self.env.store();
-        let kept: Option<Anchor> = store.meta(ANCHOR).await?.map(|text| serde_json::from_str(&text)).transpose()?;
+        let kept: Option<Anchor> = store.meta(&anchor_key(self.env)).await?.map(|text| serde_json::from_str(&text)).transpose()?;
         let first = store.ledger_begin(livemode).await?;
         let begin = kept.as_ref().map(|a| a.through - MOVEMENTS_MARGIN).or(first.map(|at| at - HOUR)).unwrap_or(self.input.now);
         self.balance(begin.min(from)).await;

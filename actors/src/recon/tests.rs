@@ -189,16 +189,29 @@ async fn a_fresh_sandbox_has_no_drift_through_everything_that_moves_money() {
     shop.settle().await;
     let report = shop.finance().await;
     assert_eq!((found(&report), drifts(&report)), (named(&[("open_past_due", &open)]), zero.clone()), "{report}");
-    let anchor: Json = serde_json::from_str(&shop.env().store().meta("finance.anchor").await.unwrap().unwrap()).unwrap();
+    let anchor: Json = serde_json::from_str(&shop.env().store().meta("finance.anchor.sandbox").await.unwrap().unwrap()).unwrap();
     assert!(anchor["through"].as_i64() > anchor["since"].as_i64(), "{anchor}");
     let report = shop.finance().await;
     assert_eq!(drifts(&report), zero, "measured from the moved anchor: {report}");
+    let again = shop.finance().await;
+    assert_eq!(
+        (&again["recon_id"], &again["input_digest"]),
+        (&report["recon_id"], &report["input_digest"]),
+        "the same data is the same input"
+    );
     // What is older than the window was not looked at, so a person still sees it; what was paid late is over.
     shop.env().provider().attach_payment_method(&shop.customer("x@example.com").await, "pm_card_visa", "x").await.unwrap();
     shop.env().provider().pay_invoice(&open, &[], "late").await.unwrap();
     shop.settle().await;
     let report = shop.finance().await;
-    assert_eq!((found(&report), drifts(&report)), (BTreeSet::new(), zero), "{report}");
+    assert_eq!((found(&report), drifts(&report)), (BTreeSet::new(), zero.clone()), "{report}");
+    // What happens now to what was sold long ago is seen.
+    shop.refund(&sales[2].1, Some(100)).await;
+    shop.dispute(&sales[6].1, "open").await;
+    shop.settle().await;
+    let report = shop.finance().await;
+    let expected = named(&[("refunded_but_paid", &sales[2].0), ("disputed_paid", &sales[6].0)]);
+    assert_eq!((found(&report), drifts(&report)), (expected, zero), "{report}");
     let filter = |status: &str| ExceptionFilter { scope: "finance".into(), status: status.into(), ..ExceptionFilter::default() };
     let kinds = |rows: Vec<crate::store::ExceptionRow>| rows.into_iter().map(|e| e.kind).collect::<BTreeSet<_>>();
     let resolved = kinds(shop.env().store().exceptions(&filter("auto_resolved")).await.unwrap());
@@ -352,7 +365,7 @@ async fn the_watch_foresees_payouts_and_follows_one_that_failed_and_one_that_is_
     let next = seen["problems"].as_array().unwrap().iter().find(|p| p["kind"] == "failed").unwrap()["rolled_into"].clone();
     assert!(next.as_str().is_some_and(|next| next.starts_with("po_") && next != id), "{seen}");
     shop.days(2).await;
-    for _ in 0..env.config().alert.resolve_after + 1 {
+    for _ in 0..=env.config().alert.resolve_after {
         watch::look(env).await;
     }
     assert_eq!(firing().await, BTreeMap::new(), "{:?}", watched(env).await);

@@ -48,13 +48,17 @@ pub(super) async fn look(env: &Env) {
 
 async fn try_look(env: &Env) -> Result<()> {
     let before = env.store().meta(KEY).await?.map(|text| serde_json::from_str::<Json>(&text)).transpose()?;
-    let memory: Option<Memory> = before.and_then(|b| serde_json::from_value(b["memory"].clone()).ok());
+    let mode = env.config().provider.mode.as_str();
+    // Another mode is another account.
+    let memory: Option<Memory> = before.filter(|b| b["mode"] == mode).and_then(|b| serde_json::from_value(b["memory"].clone()).ok());
     let shown = read(env, memory.as_ref()).await?;
+    // A sandbox that began anew is behind what is remembered.
+    let memory = memory.filter(|m| m.at <= shown.now);
     let Looked { expected, problems, memory } = payout_watch::look(&shown, memory.as_ref());
     let problems_json: Vec<Json> = problems.iter().map(view).collect();
     let at = chrono::DateTime::from_timestamp(shown.now, 0).map(rfc3339);
     let seen = json!({
-        "ok": problems.is_empty(), "ts": rfc3339(env.now()), "at": at, "complete": true, "errors": [], "expected": expected,
+        "ok": problems.is_empty(), "ts": rfc3339(env.now()), "at": at, "mode": mode, "complete": true, "errors": [], "expected": expected,
         "problems": problems_json, "memory": memory,
     });
     env.store().set_meta(KEY, &seen.to_string()).await?;
@@ -72,7 +76,7 @@ fn view(problem: &Problem) -> Json {
 async fn note(env: &Env, error: &Error) -> Result<()> {
     let mut seen: Json = match env.store().meta(KEY).await? {
         Some(text) => serde_json::from_str(&text)?,
-        None => json!({"at": null, "expected": [], "problems": []}),
+        None => json!({"mode": env.config().provider.mode.as_str(), "at": null, "expected": [], "problems": []}),
     };
     (seen["ok"], seen["complete"], seen["ts"]) = (false.into(), false.into(), rfc3339(env.now()).into());
     seen["errors"] = json!([error.message]);

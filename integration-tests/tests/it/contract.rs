@@ -208,7 +208,7 @@ fn without_a_key_or_with_a_wrong_one_everything_below_api_is_401() {
     assert_eq!(daemon.request("GET", "/healthz", &[], b"").status, 200);
 }
 
-const ENDPOINTS: [(&str, &str); 18] = [
+const ENDPOINTS: [(&str, &str); 20] = [
     ("GET", "/api/payments/webhooks"),
     ("POST", "/api/payments/create-invoice"),
     ("POST", "/api/payments/refund-last"),
@@ -225,6 +225,8 @@ const ENDPOINTS: [(&str, &str); 18] = [
     ("POST", "/api/supervisor/slo/release"),
     ("GET", "/api/backups"),
     ("GET", "/api/recon/payouts"),
+    ("GET", "/api/recon/finance"),
+    ("GET", "/api/recon/watch"),
     ("GET", "/api/recon/exceptions"),
     ("GET", "/api/keys"),
 ];

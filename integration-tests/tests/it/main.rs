@@ -9,6 +9,7 @@ mod contract;
 mod cron;
 mod demo;
 mod faults;
+mod finance;
 mod ingest;
 mod metrics;
 mod oracle;

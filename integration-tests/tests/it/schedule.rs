@@ -62,8 +62,9 @@ fn two_daemons_on_one_database_share_the_schedule_and_one_goes_on_when_the_other
     let before = dead.count(served);
     until("the other to go on", LONG, || (dead.count(served) >= before + 5).then_some(()));
     until("the run of the dead to have its end", LONG, || {
-        (dead.column("SELECT state || ': ' || error FROM task_run WHERE run_id = 'run_left'") == ["failed: the process ended while it ran"])
-            .then_some(())
+        (dead.column("SELECT state || ': ' || COALESCE(error, '') FROM task_run WHERE run_id = 'run_left'")
+            == ["failed: the process ended while it ran"])
+        .then_some(())
     });
     let (gaps, states, _) = seconds(&dead);
     assert_eq!(gaps, 0, "{states:?}");

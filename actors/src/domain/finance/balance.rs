@@ -146,23 +146,23 @@ impl<'a> Findings<'a> {
                 for m in movements.iter().filter(|m| m.created >= through) {
                     let (amount, currency) = booked(m);
                     add(&mut self.missing_in_ledger, currency, amount);
-                    self.keep(m.created);
+                    self.keep(Some(m.created));
                 }
             } else if movements.is_empty() && kind != "adjustment" {
                 for e in entries.iter().filter(|e| e.at >= through) {
                     add(&mut self.missing_provider, &e.currency, -e.amount);
-                    self.keep(e.at);
+                    self.keep(Some(e.at));
                 }
             } else if movements.is_empty() {
                 // A correction that does not make the sides equal.
                 let late = entries.iter().map(|e| e.at).filter(|at| *at >= through).min();
                 both |= late.is_some();
-                late.into_iter().for_each(|at| self.keep(at));
+                self.keep(late);
             } else {
                 let equal = sums(movements.iter().map(|m| booked(m))) == sums(entries.iter().map(|e| (e.amount, &*e.currency)));
                 let moment = movements.iter().map(|m| m.created).min().filter(|at| !equal && *at >= through);
                 both |= moment.is_some();
-                moment.into_iter().for_each(|at| self.keep(at));
+                self.keep(moment);
             }
         }
         if both {
@@ -176,8 +176,8 @@ impl<'a> Findings<'a> {
         }
     }
 
-    fn keep(&mut self, at: i64) {
-        self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
+    fn keep(&mut self, at: Option<i64>) {
+        self.oldest = self.oldest.into_iter().chain(at).min();
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) struct Book<'a> {
     charges_of: HashMap<&'a str, Vec<&'a Charge>>,
     /// Charge to invoice.
     pub invoice_of: HashMap<&'a str, &'a str>,
+    /// Open invoices of a customer, oldest first.
+    open: HashMap<&'a str, Vec<&'a Invoice>>,
     disputes: HashMap<&'a str, Vec<&'a Dispute>>,
     ledger: HashMap<&'a str, Vec<&'a Entry>>,
 }
@@ -51,13 +53,22 @@ impl<'a> Book<'a> {
         for entry in input.ledger.iter().filter(|e| matches!(e.kind.as_str(), "charge" | "adjustment")) {
             ledger.entry(&entry.source).or_default().push(entry);
         }
+        let invoices = unique(&input.invoices, |i| &i.id);
+        let mut open: HashMap<&str, Vec<&Invoice>> = HashMap::new();
+        for invoice in invoices.values().filter(|i| i.status == "open") {
+            open.entry(invoice.customer.as_deref().unwrap_or_default()).or_default().push(invoice);
+        }
+        for list in open.values_mut() {
+            list.sort_unstable_by_key(|i| (i.created, &i.id));
+        }
         Self {
-            invoices: unique(&input.invoices, |i| &i.id),
+            invoices,
             charges,
             local: unique(&input.local, |l| &l.id).into_iter().collect(),
             payments,
             charges_of,
             invoice_of,
+            open,
             disputes,
             ledger,
         }
@@ -66,6 +77,11 @@ impl<'a> Book<'a> {
     /// Succeeded charges of an invoice.
     pub(super) fn charges(&self, invoice: &str) -> &[&'a Charge] {
         self.charges_of.get(invoice).map_or(&[], Vec::as_slice)
+    }
+
+    /// Open invoices of a customer, oldest first.
+    pub(super) fn open(&self, customer: &str) -> &[&'a Invoice] {
+        self.open.get(customer).map_or(&[], Vec::as_slice)
     }
 
     /// What its payments say was paid.

@@ -307,7 +307,8 @@ fn presentment(value: &Value, amount: i64) -> Option<(i64, String)> {
 }
 
 impl Input {
-    /// SHA-256 (lower-case hex) over everything, the same in every order of the lists.
+    /// SHA-256 (lower-case hex) over both sides and the settings, the same in every order of the lists. The moment is no part of it: looked at
+    /// again, the same data are the same input.
     pub(super) fn digest(&self) -> String {
         fn lines<T: Serialize>(all: &mut Vec<String>, kind: &str, items: &[T]) {
             all.extend(items.iter().map(|item| format!("{kind} {}", serde_json::to_string(item).expect("plain structs always serialise"))));
@@ -325,7 +326,7 @@ impl Input {
         all.sort_unstable();
         let rest = (&self.balances, &self.in_transit, &self.ledger_before, &self.anchor, &self.provider);
         lines(&mut all, "sums", &[rest]);
-        lines(&mut all, "settings", &[(self.now, self.window_from, self.grace_s, self.complete)]);
+        lines(&mut all, "settings", &[(self.now - self.window_from, self.grace_s, self.complete)]);
         hex(digest::digest(&digest::SHA256, all.join("\n").as_bytes()).as_ref())
     }
 }

@@ -119,8 +119,12 @@ fn name_exceptions(invoices: &mut [InvoiceRow], payments: &mut [PaymentRow], exc
             of.entry(id).or_default().push(e.id.clone());
         }
     }
-    invoices.iter_mut().for_each(|row| row.exceptions = of.get(row.id.as_str()).cloned().unwrap_or_default());
-    payments.iter_mut().for_each(|row| row.exceptions = of.get(row.id.as_str()).cloned().unwrap_or_default());
+    for row in invoices {
+        row.exceptions = of.get(row.id.as_str()).cloned().unwrap_or_default();
+    }
+    for row in payments {
+        row.exceptions = of.get(row.id.as_str()).cloned().unwrap_or_default();
+    }
 }
 
 fn count(summary: &mut Summary, exceptions: &[Exception]) {

@@ -60,6 +60,9 @@ fn one<'a>(input: &Input, book: &Book<'a>, charge: &'a Charge, suggested: &mut B
 
 /// What is wrong with our own record of a charge.
 fn in_ledger(input: &Input, book: &Book<'_>, charge: &Charge) -> Option<(State, Option<Exception>)> {
+    if charge.created < input.window_from {
+        return None; // its row may be older than what was read
+    }
     let rows = book.rows(&charge.id);
     let theirs = display(charge.captured, &charge.currency);
     let exception = |kind, risk| {
@@ -67,9 +70,6 @@ fn in_ledger(input: &Input, book: &Book<'_>, charge: &Charge) -> Option<(State, 
         Exception::new(kind, invoice, Some(&charge.id), &charge.currency, risk).of(charge.customer.as_deref())
     };
     if rows.is_empty() {
-        if charge.created < input.window_from {
-            return None; // its row may be older than what was read
-        }
         if charge.created + input.grace_s > input.now {
             return Some((State::PendingLedger, None));
         }
@@ -104,15 +104,13 @@ fn in_ledger(input: &Input, book: &Book<'_>, charge: &Charge) -> Option<(State, 
 /// An open invoice of the same customer over just this amount that the charge could be the payment of; each is named once.
 fn open_invoice<'a>(book: &Book<'a>, charge: &Charge, suggested: &BTreeSet<&'a str>) -> Option<&'a Invoice> {
     let customer = charge.customer.as_deref()?;
-    let fits = |i: &&&Invoice| {
-        i.status == "open"
-            && i.customer.as_deref() == Some(customer)
-            && (i.amount_remaining, &i.currency) == (charge.kept(), &charge.currency)
+    let fits = |i: &&Invoice| {
+        (i.amount_remaining, &i.currency) == (charge.kept(), &charge.currency)
             && charge.kept() > 0
             && i.created <= charge.created
             && !suggested.contains(i.id.as_str())
     };
-    book.invoices.values().filter(fits).copied().min_by_key(|i| (i.created, &i.id))
+    book.open(customer).iter().copied().find(fits)
 }
 
 fn suggest(charge: &Charge, invoice: &Invoice) -> Exception {

@@ -413,6 +413,8 @@ fn every_planted_fault_is_found_and_nothing_else() {
         // Kept and read back, it is the same run.
         let kept: Input = serde_json::from_str(&serde_json::to_string(&input).unwrap()).unwrap();
         assert_eq!(reconcile(&kept).0, report);
+        let later = Input { now: input.now + 5, window_from: input.window_from + 5, ..input };
+        assert_eq!(reconcile(&later).0.recon_id, report.recon_id);
     }
 }
 
@@ -528,6 +530,41 @@ fn a_correction_resolves_a_difference_and_a_duplicate_that_was_refunded_is_settl
 }
 
 #[test]
+fn a_large_business_is_quick() {
+    let mut b = Business::new(9);
+    for n in 100..10_100 {
+        let at = NOW - 20 * DAY + n;
+        let (id, ch) = (format!("in_large_{n}"), format!("ch_large_{n}"));
+        let number = Some(format!("L-{n:06}"));
+        let invoice = Invoice {
+            id: id.clone(),
+            number: number.clone(),
+            status: "paid".into(),
+            currency: "eur".into(),
+            amount_due: n,
+            amount_paid: n,
+            ..b.input.invoices[0].clone()
+        };
+        b.input.invoices.push(invoice);
+        b.input.local.push(LocalInvoice {
+            id: id.clone(),
+            number,
+            status: "paid".into(),
+            currency: "eur".into(),
+            amount_due: n,
+            seen_at: at,
+        });
+        b.charge(&ch, 1, n, at, Some(&id));
+        b.charge(&format!("ch_sale_{n}"), 1, n, at, None);
+    }
+    let input = b.finished();
+    let start = std::time::Instant::now();
+    let (report, _) = reconcile(&input);
+    println!("{} invoices and {} charges in {} ms", input.invoices.len(), input.charges.len(), start.elapsed().as_millis());
+    assert!(report.ok && report.summary.invoices["settled"] > 10_000, "{:?}", report.exceptions);
+}
+
+#[test]
 fn objects_are_read_as_the_provider_writes_them() {
     let invoice = json!({"id": "in_1", "number": "A-0001", "customer": {"id": "cus_1"}, "status": "open", "currency": "USD", "amount_due": 500,
         "amount_paid": 0, "amount_remaining": 500, "amount_paid_off_stripe": 7, "post_payment_credit_notes_amount": 3, "created": 10,
@@ -603,7 +640,9 @@ proptest! {
             prop_assert_eq!(&other_anchor, &anchor);
         }
         let (m, c, i) = (input.movements[again].clone(), input.charges[again].clone(), input.invoices[again].clone());
-        (input.movements.push(m), input.charges.push(c), input.invoices.push(i));
+        input.movements.push(m);
+        input.charges.push(c);
+        input.invoices.push(i);
         let (twice, _) = reconcile(&input);
         prop_assert_eq!(twice.exceptions, report.exceptions);
         prop_assert_eq!(twice.balances, report.balances);

@@ -213,6 +213,12 @@ impl Client {
         self.list_all("/v1/invoice_payments", &window(created_gte, created_lte)).await
     }
 
+    /// The payment of an invoice that runs through a payment intent; none if the intent was for no invoice.
+    pub async fn invoice_payments_of_intent(&self, intent: &str) -> Result<Vec<Value>> {
+        let params = [("payment[type]", "payment_intent".into()), ("payment[payment_intent]", intent.into())];
+        self.list_all("/v1/invoice_payments", &params).await
+    }
+
     /// Charges created in the window, both ends included, declined ones among them.
     pub async fn charges_created(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
         self.list_all("/v1/charges", &window(created_gte, created_lte)).await
