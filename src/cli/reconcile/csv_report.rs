@@ -84,7 +84,7 @@ pub(super) fn read(paths: &[PathBuf], given: bool, sides: &mut Sides, problems: 
         payout.automatic = automatic;
         payout.reconciliation_status = Some(if automatic { "completed" } else { "not_applicable" }.to_owned());
         if let Some(back) = payouts.returned.remove(&id) {
-            payout.status = "failed".to_owned();
+            "failed".clone_into(&mut payout.status);
             payout.failure_balance_transaction = Some(back);
         }
         sides.payout(payout);
