@@ -71,8 +71,8 @@ impl Files {
 
     fn write(&self, folder: &Path) {
         for (name, lines) in [("payouts", &self.payouts), ("transactions", &self.transactions), ("ledger", &self.ledger)] {
-            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-            std::fs::write(folder.join(name), text).expect("a file can be written");
+            let lines: Vec<String> = lines.iter().map(Json::to_string).collect();
+            std::fs::write(folder.join(name), lines.join("\n") + "\n").expect("a file can be written");
         }
     }
 }
@@ -126,7 +126,7 @@ fn the_same_input_in_any_order_packed_or_piped_gives_the_same_report() {
     let mut piped = command("sh");
     piped.args(["-c", "gzip -dc transactions.gz | \"$0\" reconcile --payouts payouts --balance-transactions - --ledger ledger --now \"$1\" --out report.json"]);
     piped.arg(env!("CARGO_BIN_EXE_echopilot-under-test")).arg(&now).current_dir(setup.root());
-    run_to_end(piped, Duration::from_secs(60)).expect(0);
+    run_to_end(piped, Duration::from_mins(1)).expect(0);
     assert_eq!(report(&setup), first, "from standard input");
     let summary = reconcile(&setup, &["--json"]).json(0);
     assert_eq!((&summary["ok"], &summary["rows"]["ledger"], &summary["summary"]["matched"]), (&json!(true), &json!(8 * 22), &json!(8)));
@@ -234,13 +234,13 @@ fn the_providers_own_reports_stand_in_for_its_objects() {
         ("charge", "ch_4", 500, "jpy"),
         ("payout", "po_1", -2641, "usd"),
     ];
-    let ledger: String = lines
+    let ledger: Vec<String> = lines
         .iter()
         .map(|(kind, source, amount, currency)| {
-            format!("{}\n", json!({"id": format!("le_{source}"), "kind": kind, "source": source, "amount": amount, "currency": currency, "at": 1_767_400_000}))
+            json!({"id": format!("le_{source}"), "kind": kind, "source": source, "amount": amount, "currency": currency, "at": 1_767_400_000}).to_string()
         })
         .collect();
-    csv("ledger", &ledger);
+    csv("ledger", &ledger.join("\n"));
     let run = |files: &[&str]| {
         let mut arguments = vec!["reconcile", "--json", "--ledger", "ledger", "--now", "1770000000", "--out", "report.json"];
         for file in files {
@@ -275,7 +275,7 @@ fn peak_mib(mut command: Command) -> f64 {
     let mut child = command.stdout(Stdio::null()).spawn().expect("the program starts");
     let path = format!("/proc/{}/status", child.id());
     let mut peak = 0.0_f64;
-    until("the reconciliation to end", Duration::from_secs(120), || {
+    until("the reconciliation to end", Duration::from_mins(2), || {
         let status = std::fs::read_to_string(&path).unwrap_or_default();
         let now = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
         peak = peak.max(now.unwrap_or(0.0) / 1024.0);
@@ -334,7 +334,7 @@ fn duckdb_counts_the_same() {
     let mut script = python();
     let peer: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/peers/duckdb_reconcile.py");
     script.arg(peer).args(["payouts", "transactions", "ledger", &NOW.to_string()]).current_dir(setup.root());
-    let theirs = run_to_end(script, Duration::from_secs(60)).json(0);
+    let theirs = run_to_end(script, Duration::from_mins(1)).json(0);
     for (status, count) in ours["summary"]["transactions"].as_object().expect("counts").iter().filter(|(status, _)| *status != "total") {
         assert_eq!(count.as_u64(), Some(theirs["transactions"][status].as_u64().unwrap_or(0)), "{status}: {ours} against {theirs}");
     }
