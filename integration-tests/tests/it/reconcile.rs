@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use integration_tests::{Output, Setup, command, python, run_to_end};
+use integration_tests::{Output, Setup, command, python, run_to_end, until};
 use serde_json::{Value as Json, json};
 
 use crate::setup;
@@ -36,9 +36,9 @@ impl Files {
                 let (kind, source, amount, fee) =
                     if n == 20 { ("refund", format!("re_{p}"), -400, 0) } else { ("charge", format!("ch_{p}_{n}"), 1000 + n, 59) };
                 sum += amount - fee;
-                files.row(kind, &source, amount, fee, currency, at + n, Some(&id));
+                files.row(kind, &source, (amount, fee), currency, at + n, Some(&id));
             }
-            files.row("payout", &id, -sum, 0, currency, at, Some(&id));
+            files.row("payout", &id, (-sum, 0), currency, at, Some(&id));
             files.payouts.push(
                 json!({"id": id, "amount": sum, "currency": currency, "status": "paid", "created": at, "arrival_date": at + DAY,
                 "automatic": true, "reconciliation_status": "completed", "balance_transaction": format!("txn_payout_{id}"),
@@ -48,7 +48,7 @@ impl Files {
         files
     }
 
-    fn row(&mut self, kind: &str, source: &str, amount: i64, fee: i64, currency: &str, at: i64, payout: Option<&str>) {
+    fn row(&mut self, kind: &str, source: &str, (amount, fee): (i64, i64), currency: &str, at: i64, payout: Option<&str>) {
         let details = if fee == 0 { json!([]) } else { json!([{"amount": fee, "type": "stripe_fee"}]) };
         self.transactions.push(json!({"id": format!("txn_{kind}_{source}"), "object": "balance_transaction", "amount": amount, "fee": fee,
             "net": amount - fee, "currency": currency, "created": at, "available_on": at, "reporting_category": kind, "type": kind,
@@ -63,14 +63,16 @@ impl Files {
     }
 
     fn reversed(mut self) -> Self {
-        [&mut self.payouts, &mut self.transactions, &mut self.ledger].into_iter().for_each(|lines| lines.reverse());
+        for lines in [&mut self.payouts, &mut self.transactions, &mut self.ledger] {
+            lines.reverse();
+        }
         self
     }
 
     fn write(&self, folder: &Path) {
         for (name, lines) in [("payouts", &self.payouts), ("transactions", &self.transactions), ("ledger", &self.ledger)] {
-            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-            std::fs::write(folder.join(name), text).expect("a file can be written");
+            let lines: Vec<String> = lines.iter().map(Json::to_string).collect();
+            std::fs::write(folder.join(name), lines.join("\n") + "\n").expect("a file can be written");
         }
     }
 }
@@ -124,7 +126,7 @@ fn the_same_input_in_any_order_packed_or_piped_gives_the_same_report() {
     let mut piped = command("sh");
     piped.args(["-c", "gzip -dc transactions.gz | \"$0\" reconcile --payouts payouts --balance-transactions - --ledger ledger --now \"$1\" --out report.json"]);
     piped.arg(env!("CARGO_BIN_EXE_echopilot-under-test")).arg(&now).current_dir(setup.root());
-    run_to_end(piped, Duration::from_secs(60)).expect(0);
+    run_to_end(piped, Duration::from_mins(1)).expect(0);
     assert_eq!(report(&setup), first, "from standard input");
     let summary = reconcile(&setup, &["--json"]).json(0);
     assert_eq!((&summary["ok"], &summary["rows"]["ledger"], &summary["summary"]["matched"]), (&json!(true), &json!(8 * 22), &json!(8)));
@@ -154,7 +156,7 @@ fn exceptions_are_named_and_the_exit_code_is_1() {
     assert!(!kinds(&setup).contains(&"missing_provider".to_owned()));
     // A low one alone is one all the same.
     let mut odd = Files::good(1);
-    odd.row("obligation", "x", 5, 0, "usd", NOW, None);
+    odd.row("obligation", "x", (5, 0), "usd", NOW, None);
     odd.ledger.pop();
     odd.write(setup.root());
     reconcile(&setup, &[]).expect(1);
@@ -232,16 +234,18 @@ fn the_providers_own_reports_stand_in_for_its_objects() {
         ("charge", "ch_4", 500, "jpy"),
         ("payout", "po_1", -2641, "usd"),
     ];
-    let ledger: String = lines
+    let ledger: Vec<String> = lines
         .iter()
         .map(|(kind, source, amount, currency)| {
-            format!("{}\n", json!({"id": format!("le_{source}"), "kind": kind, "source": source, "amount": amount, "currency": currency, "at": 1_767_400_000}))
+            json!({"id": format!("le_{source}"), "kind": kind, "source": source, "amount": amount, "currency": currency, "at": 1_767_400_000}).to_string()
         })
         .collect();
-    csv("ledger", &ledger);
+    csv("ledger", &ledger.join("\n"));
     let run = |files: &[&str]| {
         let mut arguments = vec!["reconcile", "--json", "--ledger", "ledger", "--now", "1770000000", "--out", "report.json"];
-        files.iter().for_each(|file| arguments.extend(["--csv", file]));
+        for file in files {
+            arguments.extend(["--csv", file]);
+        }
         setup.cli(&arguments)
     };
     let fine = run(&["payouts.csv", "balance.csv"]).json(0);
@@ -271,7 +275,7 @@ fn peak_mib(mut command: Command) -> f64 {
     let mut child = command.stdout(Stdio::null()).spawn().expect("the program starts");
     let path = format!("/proc/{}/status", child.id());
     let mut peak = 0.0_f64;
-    integration_tests::until("the reconciliation to end", Duration::from_secs(120), || {
+    until("the reconciliation to end", Duration::from_mins(2), || {
         let status = std::fs::read_to_string(&path).unwrap_or_default();
         let now = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
         peak = peak.max(now.unwrap_or(0.0) / 1024.0);
@@ -283,19 +287,21 @@ fn peak_mib(mut command: Command) -> f64 {
 #[test]
 fn memory_holds_the_rows_and_never_a_file() {
     let setup = setup();
-    let command = |setup: &Setup| {
+    let program = |setup: &Setup| {
         let now = NOW.to_string();
         setup.program(&["reconcile", "--payouts", "payouts", "--balance-transactions", "transactions", "--ledger", "ledger", "--now", &now])
     };
     let mut files = Files::good(100);
     files.write(setup.root());
-    let lean = peak_mib(command(&setup));
+    let lean = peak_mib(program(&setup));
     // The same rows in a file of more than a hundred megabytes.
     let padding = "x".repeat(60_000);
-    files.transactions.iter_mut().for_each(|t| t["description"] = json!(padding));
+    for transaction in &mut files.transactions {
+        transaction["description"] = json!(padding);
+    }
     files.write(setup.root());
     let size = std::fs::metadata(setup.root().join("transactions")).expect("it is there").len() >> 20;
-    let padded = peak_mib(command(&setup));
+    let padded = peak_mib(program(&setup));
     assert!(size > 100 && padded < lean + 40.0, "{lean} MiB, and {padded} MiB with a file of {size} MiB");
 }
 
@@ -325,10 +331,10 @@ fn duckdb_counts_the_same() {
     files.payouts[7]["amount"] = json!(1);
     files.write(setup.root());
     let ours = reconcile(&setup, &["--json"]).json(1);
-    let mut command: Command = python();
-    let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/peers/duckdb_reconcile.py");
-    command.arg(script).args(["payouts", "transactions", "ledger", &NOW.to_string()]).current_dir(setup.root());
-    let theirs = run_to_end(command, Duration::from_secs(60)).json(0);
+    let mut script = python();
+    let peer: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/peers/duckdb_reconcile.py");
+    script.arg(peer).args(["payouts", "transactions", "ledger", &NOW.to_string()]).current_dir(setup.root());
+    let theirs = run_to_end(script, Duration::from_mins(1)).json(0);
     for (status, count) in ours["summary"]["transactions"].as_object().expect("counts").iter().filter(|(status, _)| *status != "total") {
         assert_eq!(count.as_u64(), Some(theirs["transactions"][status].as_u64().unwrap_or(0)), "{status}: {ours} against {theirs}");
     }

@@ -3,7 +3,7 @@
 //! known by its own row in the balance report.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -71,18 +71,20 @@ pub(super) fn read(paths: &[PathBuf], given: bool, sides: &mut Sides, problems: 
         return;
     }
     let unknown: HashSet<String> = sides.unknown_payouts().into_iter().collect();
-    for (id, (file, line)) in &payouts.named {
-        if unknown.contains(id) && !payouts.known.contains_key(id) {
-            let what = format!("payout {id} is named, and no report has its own row: add the itemized balance report, or --payouts");
-            problems.add(file, vec![(*line, what)]);
-        }
+    let mut without: BTreeMap<&str, Vec<(u64, String)>> = BTreeMap::new();
+    for (id, (file, line)) in payouts.named.iter().filter(|(id, _)| unknown.contains(*id) && !payouts.known.contains_key(*id)) {
+        let what = format!("payout {id} is named, and no report has its own row: add the itemized balance report, or --payouts");
+        without.entry(file).or_default().push((*line, what));
+    }
+    for (file, found) in without {
+        problems.add(file, found);
     }
     for (id, mut payout) in payouts.known {
         let automatic = payouts.named.contains_key(&id);
         payout.automatic = automatic;
         payout.reconciliation_status = Some(if automatic { "completed" } else { "not_applicable" }.to_owned());
         if let Some(back) = payouts.returned.remove(&id) {
-            payout.status = "failed".to_owned();
+            "failed".clone_into(&mut payout.status);
             payout.failure_balance_transaction = Some(back);
         }
         sides.payout(payout);

@@ -253,7 +253,8 @@ mod tests {
 
     #[test]
     fn pieces_are_whole_lines_with_their_numbers_whatever_the_reader_gives() {
-        let text: String = (0..40_000).map(|n| format!("{n}{}\n", "x".repeat(n % 90))).collect::<String>() + "the last has no end";
+        let lines: Vec<String> = (0..40_000).map(|n| format!("{n}{}", "x".repeat(n % 90))).collect();
+        let text = lines.join("\n") + "\nthe last has no end";
         let mut pieces = Pieces { reader: Box::new(io::Cursor::new(text.clone().into_bytes())), rest: Vec::new(), line: 1, ended: false };
         let (mut piece, mut all, mut count) = (Vec::new(), Vec::new(), 0);
         while let Some(first) = pieces.next(&mut piece).unwrap() {

@@ -31,7 +31,9 @@ impl Digests {
         let mut all = Context::new(&SHA256);
         for side in [&self.provider, &self.ledger] {
             all.update(&(side.len() as u64).to_le_bytes());
-            side.iter().for_each(|row| all.update(&row.0));
+            for row in side {
+                all.update(&row.0);
+            }
         }
         let s = settings;
         let mut fields = Fields::new("settings");
@@ -40,7 +42,9 @@ impl Digests {
             let mut list = list.clone();
             list.sort_unstable();
             fields.number(i64::try_from(list.len()).unwrap_or(i64::MAX));
-            list.iter().for_each(|text| _ = fields.text(text));
+            for text in list {
+                fields.text(&text);
+            }
         }
         fields.text(&s.provider.name).text(&s.provider.api_version).number(s.provider.livemode.into());
         all.update(&fields.digest().0);

@@ -71,7 +71,9 @@ impl<'a> Ledger<'a> {
     /// Speaks for the rows of this kind and source; false if there are none left.
     fn take(&mut self, kind: Name, source: Name) -> bool {
         let found: Vec<u32> = self.open(source).filter(|at| self.line(*at).kind == kind).collect();
-        found.iter().for_each(|at| self.taken[*at as usize] = true);
+        for at in &found {
+            self.taken[*at as usize] = true;
+        }
         !found.is_empty()
     }
 }
@@ -215,7 +217,9 @@ impl Join<'_, '_> {
         }
         if !mains.is_empty() {
             // Without it the charge itself is older than what was read, and its ledger row is accounted for.
-            left.iter().for_each(|lines| self.ledger_only(lines));
+            for lines in left {
+                self.ledger_only(&lines);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! looking one up is then a matter of integers. Used by `reconcile` only. A number says nothing about order: it is the order of arrival,
 //! so nothing that is written out may be sorted by it.
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use std::{hash::BuildHasher, num::NonZeroU32};
 
 /// Stands for a text of one [`Texts`]: equal texts have equal names.
@@ -27,21 +27,27 @@ pub(super) struct Texts {
     bytes: String,
     /// Where each text ends; it begins where the one before ends.
     ends: Vec<usize>,
-    table: HashTable<Name>,
+    /// With each name half of its text's hash: a table that grows reads no text again, and hardly one is compared in vain.
+    table: HashTable<(u32, Name)>,
     hasher: DefaultHashBuilder,
+}
+
+/// The whole hash from its half: both the place in the table and the mark that is compared first need bits of their own.
+fn spread(half: u32) -> u64 {
+    u64::from(half).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 impl Texts {
     /// The text's name; a new one if it was not there.
     pub(super) fn name(&mut self, text: &str) -> Name {
         let Self { bytes, ends, table, hasher } = self;
-        let hash = hasher.hash_one(text);
-        let entry = table.entry(hash, |name| slice(bytes, ends, *name) == text, |name| hasher.hash_one(slice(bytes, ends, *name)));
-        match entry {
-            hashbrown::hash_table::Entry::Occupied(there) => *there.get(),
-            hashbrown::hash_table::Entry::Vacant(free) => {
+        let half = (hasher.hash_one(text) >> 32) as u32;
+        let same = |(other, name): &(u32, Name)| *other == half && slice(bytes, ends, *name) == text;
+        match table.entry(spread(half), same, |(half, _)| spread(*half)) {
+            Entry::Occupied(there) => there.get().1,
+            Entry::Vacant(free) => {
                 let name = Name::at(ends.len());
-                free.insert(name);
+                free.insert((half, name));
                 bytes.push_str(text);
                 ends.push(bytes.len());
                 name
