@@ -4,6 +4,7 @@
 //! of its own.
 
 pub mod gaps;
+mod outside;
 #[cfg(test)]
 mod tests;
 
