@@ -4,17 +4,14 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{by_provider, fingerprint};
+use super::{answered_at, by_provider, fingerprint};
 use crate::{
     config::ProviderMode,
     domain::ledger,
     env::{Env, rfc3339},
     error::{Code, Error, Result},
-    providers::{
-        STRIPE,
-        stripe::{Answer, OpenObject, intent_of},
-    },
-    store::{Origin, RefundEnd, RefundIntent},
+    providers::stripe::{Answer, OpenObject, intent_of},
+    store::{RefundEnd, RefundIntent},
 };
 
 const OPERATION: &str = "refund_last";
@@ -243,14 +240,10 @@ async fn succeeded(env: &Env, intent: &RefundIntent, refund: &Answer, again: boo
     // An answer that we do not understand is an answer all the same: its webhook books it.
     let applied = ledger::from_answer(body, at).ok().flatten().unwrap_or_default();
     let end = RefundEnd { id: &intent.id, refund_id, answer: &answer, applied: &applied };
-    if env.store().end_refund_intent(&end, &origin(env, at), fact).await? {
+    if env.store().end_refund_intent(&end, &answered_at(env, at), fact).await? {
         log(env, intent, asked_by, &answer).await; // once: of several who asked at the same time one wrote the end
     }
     Ok(answer)
-}
-
-pub(super) fn origin(env: &Env, at: i64) -> Origin<'static> {
-    Origin { provider: STRIPE, livemode: env.config().provider.mode.is_live(), event_id: None, origin: "api", at, now: env.now() }
 }
 
 /// Writes a refusal down; after a lost answer the intent stays open, because nobody knows.

@@ -1,9 +1,11 @@
 //! The ledger and the webhooks on the command line, with a running daemon, which is asked, and without one.
 
+use std::io::{Read as _, Write as _};
+
 use integration_tests::{LONG, Output, Setup, until};
 use serde_json::Value as Json;
 
-use crate::{ingest::charge_event, setup};
+use crate::{contract::key, ingest::charge_event, setup};
 
 #[track_caller]
 fn said(setup: &Setup, arguments: &[&str]) -> Json {
@@ -70,5 +72,71 @@ fn the_ledger_is_corrected_and_events_are_replayed_with_a_daemon_and_without_one
     ] {
         let output: Output = setup.cli(arguments);
         output.expect(code);
+    }
+}
+
+/// A provider that accepts the key and refuses it to read payouts.
+fn without_payouts() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = vec![0; 8192];
+            let n = stream.read(&mut head).unwrap_or(0);
+            let head = String::from_utf8_lossy(&head[..n]).into_owned();
+            assert!(head.starts_with("GET "), "only harmless reads: {head}");
+            let (status, body) = if head.starts_with("GET /v1/payouts") {
+                (
+                    403,
+                    r#"{"error":{"type":"invalid_request_error","message":"Having the 'rak_payout_read' permission would allow this request to continue."}}"#,
+                )
+            } else {
+                (200, r#"{"object":"list","data":[],"has_more":false}"#)
+            };
+            let answer = format!(
+                "HTTP/1.1 {status} X\r\nDate: Mon, 02 Mar 2026 10:00:00 GMT\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+#[test]
+fn check_names_the_permissions_that_a_restricted_key_lacks() {
+    let restricted = setup()
+        .env("STRIPE_MODE", "test")
+        .env("STRIPE_SECRET_KEY", "rk_test_0123456789abcdef0123456789abcdef")
+        .env("ECHOPILOT__PROVIDER__BASE_URL", without_payouts());
+    let output = restricted.cli(&["check", "--json"]);
+    let answer = output.json(1);
+    let provider = answer["checks"].as_array().and_then(|c| c.iter().find(|c| c["name"] == "provider")).expect("it is looked at").clone();
+    assert_eq!(provider["state"], "fail", "{provider}");
+    let detail = provider["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("Payouts (rak_payout_read)") && !detail.contains("Charges"), "{detail}");
+    assert!(!format!("{}{}", output.stdout, output.stderr).contains("0123456789abcdef"), "the key is never printed");
+}
+
+#[test]
+fn what_changes_the_ledger_or_replays_events_needs_its_scope() {
+    let daemon = setup().start();
+    let (_, read) = key(&daemon, "read");
+    let (_, operate) = key(&daemon, "operate");
+    for (method, path, needs) in [
+        ("GET", "/api/ledger", "read"),
+        ("GET", "/api/ledger/balances", "read"),
+        ("GET", "/api/payments/gaps", "read"),
+        ("GET", "/api/payments/webhooks/evt_none", "operate"),
+        ("POST", "/api/payments/webhooks/evt_none/replay", "operate"),
+        ("POST", "/api/payments/webhooks/replay", "operate"),
+        ("POST", "/api/payments/gaps/scan", "operate"),
+        ("POST", "/api/ledger/corrections", "admin"),
+    ] {
+        daemon.request(method, path, &[], b"").problem(401, "unauthorized");
+        let with_read = daemon.send(method, path, &read, &Json::Null).status;
+        let with_operate = daemon.send(method, path, &operate, &Json::Null).status;
+        let expected = (needs != "read", needs == "admin");
+        assert_eq!((with_read == 403, with_operate == 403), expected, "{method} {path}: {with_read} {with_operate}");
     }
 }

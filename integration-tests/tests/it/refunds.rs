@@ -187,7 +187,8 @@ fn crash_at(point: Point) {
     let was_made = usize::from(!matches!(point, Point::BeforeIntent | Point::BeforeCall));
     assert_eq!(refunds_of(&provider, &payment).len(), was_made, "{point:?}");
     assert_eq!(intents(&setup, "1 = 1"), i64::from(point != Point::BeforeIntent), "{point:?}");
-    if matches!(point, Point::BeforeCall | Point::BeforeAnswer | Point::BeforeStore) {
+    let unanswered = matches!(point, Point::BeforeCall | Point::BeforeAnswer | Point::BeforeStore);
+    if unanswered {
         assert_eq!(setup.count("SELECT COUNT(*) FROM provider_call WHERE state = 'sent'"), 1, "{point:?}: the key outlives the process");
     }
 
@@ -199,6 +200,8 @@ fn crash_at(point: Point) {
             && daemon.setup().count("SELECT COUNT(*) FROM provider_call WHERE state = 'sent'") == 0)
             .then_some(())
     });
+    let reported = daemon.setup().count("SELECT COUNT(*) FROM journal WHERE kind = 'provider.unanswered'");
+    assert_eq!(reported, i64::from(unanswered), "{point:?}: what was never answered is reported at the start");
     let again = click(&daemon, "the click", &body).expect("an answer");
     if point == Point::BeforeIntent {
         // Nothing had happened, and the payment that was meant is not the last one any more.

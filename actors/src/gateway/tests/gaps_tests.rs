@@ -112,6 +112,17 @@ async fn the_finder_looks_by_itself_and_answers_while_it_does() {
     it.charge(5000, "lost").await;
     it.advance(1000).await;
     it.until_processed("charge.succeeded", 1).await;
+    // The first look goes back as far as the provider keeps events, the following begin where the last one ended.
+    let mut last = Json::Null;
+    for _ in 0..1000 {
+        last = it.get("/api/payments/gaps").await.1["last"].take();
+        if last["full"] == false {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let span = last["until"].as_i64().unwrap() - last["from"].as_i64().unwrap();
+    assert!(last["full"] == false && span < 2 * 3600, "{last}");
     it.chaos(&json!({"slow_ms": 1500})).await;
     let env = it.daemon.env.clone();
     let scan = tokio::spawn(async move { crate::ingest::scan(&env, true, Duration::from_secs(30)).await });
