@@ -45,6 +45,9 @@ const FULL_AT: &str = "gaps.full_at";
 #[derive(Debug)]
 pub(super) struct Finder {
     env: Env,
+    /// The one that looks by itself, if it does.
+    looker: JoinSet<()>,
+    /// Those that were asked for.
     work: JoinSet<()>,
     at_work: Arc<Mutex<()>>,
 }
@@ -52,9 +55,9 @@ pub(super) struct Finder {
 impl Finder {
     /// Looks by itself from now on, if it is to.
     pub(super) fn start(env: &Env, by_itself: bool) -> Self {
-        let mut finder = Self { env: env.clone(), work: JoinSet::new(), at_work: Arc::default() };
+        let mut finder = Self { env: env.clone(), looker: JoinSet::new(), work: JoinSet::new(), at_work: Arc::default() };
         if by_itself {
-            finder.work.spawn(keep_looking(env.clone(), finder.at_work.clone()));
+            finder.looker.spawn(keep_looking(env.clone(), finder.at_work.clone()));
         }
         finder
     }
@@ -62,7 +65,7 @@ impl Finder {
     /// Looks at the whole list, after whatever look is going on.
     pub(super) fn scan(&mut self, dry_run: bool, reply: Reply<Json>) {
         while self.work.try_join_next().is_some() {}
-        if self.work.len() > WAITING {
+        if self.work.len() >= WAITING {
             return respond(reply, Err(Error::unavailable("scan_running", "so many looks wait already")));
         }
         let (env, at_work) = (self.env.clone(), self.at_work.clone());
@@ -70,6 +73,14 @@ impl Finder {
             let _at_work = at_work.lock().await;
             respond(reply, look(&env, true, dry_run).await);
         });
+    }
+
+    /// Errors: `internal` if the task that looks by itself has ended, which it never does of its own accord: the actor starts anew then.
+    pub(super) fn check(&mut self) -> Result<()> {
+        match self.looker.try_join_next() {
+            Some(end) => Err(Error::internal(format!("the gap finder has ended: {end:?}"))),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn is_scanning(&self) -> bool {
@@ -331,4 +342,31 @@ pub(super) async fn state(env: &Env, scanning: bool) -> Result<Json> {
         "never"
     };
     Ok(json!({"ok": true, "state": word, "last": last, "next_at": at.map(|at| rfc3339(at + every)), "counts": counts}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, until};
+
+    #[tokio::test]
+    async fn a_finder_whose_task_has_ended_says_so_and_one_that_was_never_to_look_does_not() {
+        let fixture = testing::fixture("2026-03-01T10:00:00Z");
+        let mut finder = Finder::start(&fixture.env, false);
+        assert!(finder.check().is_ok());
+        finder.looker.spawn(async {});
+        let finder = std::cell::RefCell::new(finder);
+        until("its end is noticed", || async { finder.borrow_mut().check().is_err() }).await;
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_does_not_answer_is_an_error_and_nothing_is_remembered_as_looked_at() {
+        let fixture = testing::fixture("2026-03-01T10:00:00Z"); // nobody answers at its provider's address
+        let error = look(&fixture.env, true, false).await.unwrap_err();
+        assert_eq!(error.reason, "provider_unavailable");
+        for key in [LAST, LOOKED_UNTIL, FULL_AT] {
+            assert_eq!(fixture.env.store().meta(key).await.unwrap(), None, "{key}");
+        }
+        assert_eq!(state(&fixture.env, false).await.unwrap()["state"], "never");
+    }
 }

@@ -154,6 +154,7 @@ impl Actor for Ingest {
         match message {
             Message::Wake => state.work().await,
             Message::Look => {
+                state.finder.check()?;
                 state.work().await;
                 myself.send_after(LOOK, || Message::Look);
             }

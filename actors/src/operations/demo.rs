@@ -137,7 +137,7 @@ pub async fn seed(env: &Env, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Sto
         store.set_meta(MARK, "").await?;
         return Ok(Story::Occupied);
     }
-    live(env.provider(), sandbox, progress).await?;
+    live(&env.provider().as_others(), sandbox, progress).await?;
     processed(env).await?;
     let mut failed = Vec::new();
     for task in TASKS {
