@@ -176,6 +176,18 @@ async fn an_event_that_failed_here_gets_its_attempts_back_and_is_an_alert_if_it_
         attempts.push(it.get("/api/payments/gaps?state=failed").await.1["gaps"][0]["attempts"].as_i64().unwrap());
     }
     assert_eq!(attempts, [1, 2, 3, 3, 3], "not for ever");
+    // A person may let it be tried again at any time, with all its attempts.
+    let (_, replayed) = it.post("/api/payments/webhooks/replay", &json!({"status": "failed"})).await;
+    assert_eq!((&replayed["replayed"], &replayed["events"][0]["event_id"]), (&json!(1), &json!(id)), "{replayed}");
+    let mut failed = Json::Null;
+    for _ in 0..1000 {
+        failed = it.get(&format!("/api/payments/webhooks/{id}")).await.1["webhook"].take();
+        if failed["status"] == "failed" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((&failed["status"], &failed["attempts"]), (&json!("failed"), &json!(1)), "{failed}");
     let alerts = alert::list(&env).await.unwrap();
     assert_eq!(alerts.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["webhook_gaps"]);
     let (_, gap) = it.get("/api/payments/gaps?state=failed").await;

@@ -382,3 +382,35 @@ async fn a_pending_refund_whose_webhooks_do_not_come_is_looked_up() {
     assert_eq!(env.store().ledger_count().await.unwrap(), 2, "the payment and one refund");
     it.daemon.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_key_whose_refund_was_refused_asks_for_the_same_refund_again() {
+    let it = Running::start(&[]).await;
+    let made = invoice(&it, &json!({"amount_minor": 1000, "email": "a@b.c"})).await;
+    pay(&it, &made).await;
+    let env = &it.daemon.env;
+    let charge = env.provider().charges(1).await.unwrap().remove(0)["id"].as_str().unwrap().to_owned();
+    let asked = refund_last::Asked { idempotency_key: Some("k1".into()), asked_by: "test".into(), ..refund_last::Asked::default() };
+    let intent = crate::store::RefundIntent {
+        id: format!("ep-refund-{charge}-0-1000"),
+        caller_key: Some("k1".into()),
+        charge,
+        payment_intent: None,
+        amount: 1000,
+        currency: "usd".into(),
+        reason: None,
+        state: "intended".into(),
+        refund_id: None,
+        answer: None,
+        created_at: chrono::DateTime::UNIX_EPOCH,
+    };
+    let fact = || env.fact("refund.intent", &intent.id, json!({}));
+    assert!(env.store().insert_refund_intent(&intent, env.now(), fact()).await.unwrap());
+    assert!(env.store().refuse_refund_intent(&intent.id, &json!({"ok": false}), env.now(), fact()).await.unwrap());
+    let answer = refund_last::refund_last(env, &asked).await.unwrap();
+    assert_eq!(answer["payment_id"], json!(intent.charge), "{answer}");
+    let ended = env.store().refund_intent(&intent.id).await.unwrap().unwrap();
+    assert_eq!((ended.state.as_str(), ended.refund_id.as_deref()), ("succeeded", answer["refund_id"].as_str()));
+    assert_eq!(refund_last::refund_last(env, &asked).await.unwrap()["refund_id"], answer["refund_id"]);
+    it.daemon.stop().await.unwrap();
+}
