@@ -164,6 +164,14 @@ class Run:
         expect(self.output().locator("table")).to_contain_text("charge.succeeded")
         expect(self.output().locator("table")).to_contain_text("processed")
 
+    def replays_an_event_that_changes_nothing(self):
+        balances = "fetch('/api/ledger/balances').then(r => r.json()).then(JSON.stringify)"
+        before = self.page.evaluate(balances)
+        self.output().get_by_role("button", name=re.compile("^Replay charge.succeeded")).first.click()
+        expect(self.output()).to_contain_text("Replay of charge.succeeded")
+        expect(self.output()).to_contain_text("nothing is booked twice")
+        assert self.page.evaluate(balances) == before, "replaying a processed event changed the ledger"
+
     def asks_before_it_refunds(self):
         self.page.get_by_role("button", name="Process Refund").click()
         question = self.page.locator("#refund-question")
@@ -422,7 +430,8 @@ class Run:
 
     def all(self):
         checks = [self.asks_for_the_key, self.refuses_a_wrong_key, self.signs_in, self.fills_the_tiles, self.says_which_field_is_wrong,
-                  self.creates_an_invoice, self.pays_it_on_the_payment_page, self.shows_the_webhooks, self.asks_before_it_refunds,
+                  self.creates_an_invoice, self.pays_it_on_the_payment_page, self.shows_the_webhooks,
+                  self.replays_an_event_that_changes_nothing, self.asks_before_it_refunds,
                   self.refunds_with_both_safeguards, self.says_that_a_second_refund_is_refused, self.backs_up_and_reconciles,
                   self.runs_a_task, self.looks_right_in_light_dark_and_on_a_phone, self.reaches_everything_by_keyboard_with_names,
                   self.shows_the_tasks, self.runs_a_task_from_the_table, self.pauses_and_resumes_a_task, self.shows_one_task_with_its_runs,

@@ -60,6 +60,23 @@ async function createInvoice() {
   }
 }
 
+/** Lets a stored event be processed again; what was processed already changes nothing. */
+async function replay(hook) {
+  try {
+    const answer = await post(`/api/payments/webhooks/${encodeURIComponent(hook.event_id)}/replay`, {});
+    const more = answer.replayed ? "It is being processed again; nothing is booked twice." : "It waits to be processed already.";
+    say(`Replay of ${hook.event_type}`, el("p", {}, more), answer);
+  } catch (error) {
+    sayError("The event could not be replayed", error);
+  }
+}
+
+function replayButton(hook) {
+  const button = el("button.button.quiet", { type: "button", "aria-label": `Replay ${hook.event_type} ${hook.event_id}` }, "Replay");
+  button.addEventListener("click", () => busy(button, () => replay(hook)));
+  return button;
+}
+
 function webhookTable(webhooks) {
   const row = (hook) =>
     el("tr", {},
@@ -67,8 +84,9 @@ function webhookTable(webhooks) {
       el("td", {}, pill(hook.status, TONES[hook.status])),
       el("td.mono", {}, hook.object_id ?? hook.event_id),
       el("td.nowrap", {}, moment(hook.received_at)),
-      el("td.num", {}, String(hook.duplicates ?? 0)));
-  const head = ["Event", "Status", "Object", "Received", "Repeated"].map((title) => el("th", { scope: "col" }, title));
+      el("td.num", {}, String(hook.duplicates ?? 0)),
+      el("td", {}, replayButton(hook)));
+  const head = ["Event", "Status", "Object", "Received", "Repeated", "Again"].map((title) => el("th", { scope: "col" }, title));
   return el("div.scroll", {}, el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, webhooks.map(row))));
 }
 

@@ -1,47 +1,35 @@
-//! The gap finder: compares what was received with the provider's own list of events and with the objects that are on their way, and
+//! The gap finder: compares what was received with the provider's own list of events (the objects are in `outside.rs`), and
 //! fills what is missing through the same path that deliveries go. Owned by the ingest actor, at work in tasks of its own, so that
 //! questions are answered meanwhile. A list that could not be read is an error and never "nothing is missing".
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value as Json, json};
 use tokio::{sync::Mutex, task::JoinSet};
 
-use super::{NOUN, read, wake};
+use super::{NOUN, outside, read, wake};
 use crate::{
     actor::{Reply, respond},
     alert,
-    domain::{
-        alert_rule::{Check, Severity},
-        ledger,
-    },
+    domain::alert_rule::{Check, Severity},
     env::{Env, rfc3339},
-    error::{Code, Error, Result},
+    error::{Error, Result},
     operations::resume_refunds,
-    providers::{
-        STRIPE,
-        stripe::{Client, OpenObject},
-    },
-    store::{GapRow, OpenObjectRow, Origin},
+    providers::stripe::Client,
+    store::GapRow,
 };
 
 /// How long the provider keeps events, and how long we keep answered calls.
 const KEPT: TimeDelta = TimeDelta::days(30);
 /// A look begins this long before where the last one ended: an event may appear in the list late.
-const OVERLAP_S: i64 = 3600;
+pub(super) const OVERLAP_S: i64 = 3600;
 /// The whole list is looked at this often.
 const FULL: TimeDelta = TimeDelta::days(1);
 /// After a look that failed the next comes sooner than usual.
 const AGAIN: Duration = Duration::from_secs(30);
 /// How often one failed event is put back by looks; after that it is a person's.
 const ATTEMPTS: i64 = 3;
-/// Objects fetched per kind and look; the next look goes on behind them.
-const OBJECTS: i64 = 10;
 /// What was filled is processed within this time, or the next look sees what became of it.
 const PROCESSING: Duration = Duration::from_secs(10);
 /// Gaps that one answer lists.
@@ -52,12 +40,14 @@ const WAITING: usize = 8;
 const LAST: &str = "gaps.last";
 const LOOKED_UNTIL: &str = "gaps.looked_until";
 const FULL_AT: &str = "gaps.full_at";
-const CURSOR: &str = "gaps.cursor";
 
 /// The tasks of the finder; they end with it.
 #[derive(Debug)]
 pub(super) struct Finder {
     env: Env,
+    /// The one that looks by itself, if it does.
+    looker: JoinSet<()>,
+    /// Those that were asked for.
     work: JoinSet<()>,
     at_work: Arc<Mutex<()>>,
 }
@@ -65,9 +55,9 @@ pub(super) struct Finder {
 impl Finder {
     /// Looks by itself from now on, if it is to.
     pub(super) fn start(env: &Env, by_itself: bool) -> Self {
-        let mut finder = Self { env: env.clone(), work: JoinSet::new(), at_work: Arc::default() };
+        let mut finder = Self { env: env.clone(), looker: JoinSet::new(), work: JoinSet::new(), at_work: Arc::default() };
         if by_itself {
-            finder.work.spawn(keep_looking(env.clone(), finder.at_work.clone()));
+            finder.looker.spawn(keep_looking(env.clone(), finder.at_work.clone()));
         }
         finder
     }
@@ -75,7 +65,7 @@ impl Finder {
     /// Looks at the whole list, after whatever look is going on.
     pub(super) fn scan(&mut self, dry_run: bool, reply: Reply<Json>) {
         while self.work.try_join_next().is_some() {}
-        if self.work.len() > WAITING {
+        if self.work.len() >= WAITING {
             return respond(reply, Err(Error::unavailable("scan_running", "so many looks wait already")));
         }
         let (env, at_work) = (self.env.clone(), self.at_work.clone());
@@ -83,6 +73,14 @@ impl Finder {
             let _at_work = at_work.lock().await;
             respond(reply, look(&env, true, dry_run).await);
         });
+    }
+
+    /// Errors: `internal` if the task that looks by itself has ended, which it never does of its own accord: the actor starts anew then.
+    pub(super) fn check(&mut self) -> Result<()> {
+        match self.looker.try_join_next() {
+            Some(end) => Err(Error::internal(format!("the gap finder has ended: {end:?}"))),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn is_scanning(&self) -> bool {
@@ -125,7 +123,7 @@ async fn is_full_due(env: &Env) -> Result<bool> {
 
 /// What one look has found so far.
 #[derive(Debug, Default)]
-struct Found {
+pub(super) struct Found {
     looked_at: usize,
     never_delivered: usize,
     failed_here: usize,
@@ -134,7 +132,7 @@ struct Found {
 }
 
 impl Found {
-    fn note(&mut self, gap: &GapRow) {
+    pub(super) fn note(&mut self, gap: &GapRow) {
         match gap.class.as_str() {
             "never_delivered" => self.never_delivered += 1,
             "failed_here" => self.failed_here += 1,
@@ -164,7 +162,7 @@ async fn look(env: &Env, full: bool, dry_run: bool) -> Result<Json> {
         wake(env);
         await_processing(env).await?;
     }
-    compare_objects(env, &provider, (until, now), dry_run, &mut found).await?;
+    outside::compare_objects(env, &provider, (until, now), dry_run, &mut found).await?;
     if !dry_run {
         resume_refunds::follow_pending(env).await?;
     }
@@ -297,92 +295,6 @@ async fn await_processing(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// Looks at some of the objects that are on their way: one whose state at the provider differs from ours, without an event that is missing
-/// or still to come, was changed by something that tells no events.
-async fn compare_objects(env: &Env, provider: &Client, (until, now): (i64, i64), dry_run: bool, found: &mut Found) -> Result<()> {
-    let store = env.store();
-    let livemode = env.config().provider.mode.is_live();
-    let mut cursors: Json = store.meta(CURSOR).await?.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_else(|| json!({}));
-    let mut talked_of = None;
-    for kind in OpenObject::ALL {
-        let after = cursors[kind.kind()].as_str().unwrap_or_default().to_owned();
-        let rows = store.open_objects(kind.kind(), livemode, until, &after, OBJECTS).await?;
-        let is_last = i64::try_from(rows.len()).unwrap_or(OBJECTS) < OBJECTS;
-        cursors[kind.kind()] = rows.last().filter(|_| !is_last).map_or("", |row| &row.id).into();
-        for row in &rows {
-            let theirs = match provider.object(kind, &row.id).await {
-                Ok(answer) if answer.body["deleted"] == true => None,
-                Ok(answer) if answer.body["status"] == row.status.as_str() => continue,
-                Ok(answer) => Some(answer),
-                Err(error) if error.code == Code::NotFound => None,
-                Err(error) => return Err(error),
-            };
-            if talked_of.is_none() {
-                talked_of = Some(young_objects(provider, until, now).await?);
-            }
-            let is_young = talked_of.as_ref().is_some_and(|young| young.contains(&row.id));
-            let same = store.object(&row.kind, &row.id).await?.is_some_and(|ours| ours.status == row.status);
-            if same && !is_young {
-                adopt(env, row, theirs.as_ref().map(|a| (&a.body, a.provider_now.timestamp())), now, dry_run, found).await?;
-            }
-        }
-    }
-    if dry_run { Ok(()) } else { store.set_meta(CURSOR, &cursors.to_string()).await }
-}
-
-/// The objects that events within the grace are about.
-async fn young_objects(provider: &Client, until: i64, now: i64) -> Result<HashSet<String>> {
-    let (mut ids, mut pages) = (HashSet::new(), provider.event_pages(until, now.saturating_add(OVERLAP_S)));
-    while let Some(page) = pages.next().await? {
-        ids.extend(page.iter().filter_map(|e| e["data"]["object"]["id"].as_str()).map(str::to_owned));
-    }
-    Ok(ids)
-}
-
-/// Takes over the state that the provider has, as far as it can follow ours, and writes down that it came without an event.
-async fn adopt(env: &Env, row: &OpenObjectRow, theirs: Option<(&Json, i64)>, now: i64, dry_run: bool, found: &mut Found) -> Result<()> {
-    let store = env.store();
-    let status = theirs.map(|(body, _)| body["status"].as_str().unwrap_or_default().to_owned());
-    let mut gap = GapRow {
-        id: format!("{}/{}/{}", row.kind, row.id, status.as_deref().unwrap_or("gone")),
-        class: "changed_outside".to_owned(),
-        event_type: row.kind.clone(),
-        object_id: Some(row.id.clone()),
-        created: now,
-        state: "filled".to_owned(),
-        attempts: 1,
-        error: None,
-        detail: Some(json!({"ours": row.status, "theirs": status})),
-        found_at: env.now(),
-        ended_at: Some(env.now()),
-    };
-    if store.gap(&gap.id).await?.is_some() {
-        return Ok(()); // known: it is said once
-    }
-    if let (Some((body, at)), false) = (theirs, dry_run) {
-        let livemode = env.config().provider.mode.is_live();
-        let origin = Origin { provider: STRIPE, livemode, event_id: None, origin: "backfill", at, now: env.now() };
-        match ledger::from_answer(body, at) {
-            Ok(Some(applied)) => store.book(&applied, &origin).await?,
-            Ok(None) => {}
-            Err(field) => gap.error = Some(format!("the provider's {}: {field}", row.kind)),
-        }
-        let ours = store.object(&row.kind, &row.id).await?.map(|o| o.status);
-        if ours != status && gap.error.is_none() {
-            gap.error = Some(format!("{} cannot follow {}", status.as_deref().unwrap_or("nothing"), row.status));
-        }
-        if gap.error.is_some() {
-            gap.state = "failed".to_owned();
-        }
-    }
-    found.note(&gap);
-    if dry_run {
-        return Ok(());
-    }
-    let data = json!({"class": gap.class, "kind": row.kind, "ours": row.status, "theirs": status, "error": gap.error});
-    store.insert_gap(&gap, env.fact("gap.found", &gap.id, data)).await.map(|_| ())
-}
-
 /// Writes down what became of the gaps that were found; answers how many could not be filled.
 async fn settle(env: &Env, dry_run: bool) -> Result<usize> {
     let store = env.store();
@@ -430,4 +342,31 @@ pub(super) async fn state(env: &Env, scanning: bool) -> Result<Json> {
         "never"
     };
     Ok(json!({"ok": true, "state": word, "last": last, "next_at": at.map(|at| rfc3339(at + every)), "counts": counts}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, until};
+
+    #[tokio::test]
+    async fn a_finder_whose_task_has_ended_says_so_and_one_that_was_never_to_look_does_not() {
+        let fixture = testing::fixture("2026-03-01T10:00:00Z");
+        let mut finder = Finder::start(&fixture.env, false);
+        assert!(finder.check().is_ok());
+        finder.looker.spawn(async {});
+        let finder = std::cell::RefCell::new(finder);
+        until("its end is noticed", || async { finder.borrow_mut().check().is_err() }).await;
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_does_not_answer_is_an_error_and_nothing_is_remembered_as_looked_at() {
+        let fixture = testing::fixture("2026-03-01T10:00:00Z"); // nobody answers at its provider's address
+        let error = look(&fixture.env, true, false).await.unwrap_err();
+        assert_eq!(error.reason, "provider_unavailable");
+        for key in [LAST, LOOKED_UNTIL, FULL_AT] {
+            assert_eq!(fixture.env.store().meta(key).await.unwrap(), None, "{key}");
+        }
+        assert_eq!(state(&fixture.env, false).await.unwrap()["state"], "never");
+    }
 }

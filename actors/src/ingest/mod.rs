@@ -4,6 +4,7 @@
 //! of its own.
 
 pub mod gaps;
+mod outside;
 #[cfg(test)]
 mod tests;
 
@@ -153,6 +154,7 @@ impl Actor for Ingest {
         match message {
             Message::Wake => state.work().await,
             Message::Look => {
+                state.finder.check()?;
                 state.work().await;
                 myself.send_after(LOOK, || Message::Look);
             }

@@ -4,7 +4,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{by_provider, fingerprint};
+use super::{book_answer, by_provider, fingerprint};
 use crate::{
     domain::{money, portal},
     env::Env,
@@ -161,7 +161,10 @@ async fn make(env: &Env, asked: &Asked, base: &str, asked_by: &str) -> Result<Js
         .create_invoice_item(id, &customer, asked.amount_minor, &asked.currency, &asked.description, &format!("{base}-item"))
         .await
         .map_err(by_provider)?;
-    let invoice = provider.finalize_invoice(id, &format!("{base}-finalize")).await.map_err(by_provider)?;
+    let (path, key) = (format!("/v1/invoices/{id}/finalize"), format!("{base}-finalize"));
+    let finalized = provider.post(&path, &[("auto_advance", "false".into())], &key).await.map_err(by_provider)?;
+    book_answer(env, &finalized).await?; // the customer's list has it before its webhook is here
+    let invoice = finalized.body;
     let amount_minor = invoice["total"].as_i64().or(invoice["amount_due"].as_i64()).unwrap_or(asked.amount_minor);
     let data = json!({"customer": customer, "amount_minor": amount_minor, "currency": asked.currency, "asked_by": asked_by});
     env.store().journal(env.fact("invoice.created", id, data)).await?;

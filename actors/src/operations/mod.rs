@@ -24,7 +24,28 @@ pub mod replay_events;
 /// Refunds that were left open, brought to their end.
 pub mod resume_refunds;
 
-use crate::error::{Code, Error};
+use crate::{
+    domain::ledger,
+    env::Env,
+    error::{Code, Error, Result},
+    providers::{STRIPE, stripe::Answer},
+    store::Origin,
+};
+
+/// Books what an answer of the provider to something we did means (a payment or a refund of ours, an invoice): what its webhook will tell
+/// is there already then, and adds nothing twice. An answer that we do not understand is left to its webhook.
+pub async fn book_answer(env: &Env, answer: &Answer) -> Result<()> {
+    let at = answer.provider_now.timestamp();
+    match ledger::from_answer(&answer.body, at) {
+        Ok(Some(applied)) => env.store().book(&applied, &answered_at(env, at)).await,
+        Ok(None) | Err(_) => Ok(()),
+    }
+}
+
+/// Where an answer that came at this time of the provider belongs.
+fn answered_at(env: &Env, at: i64) -> Origin<'static> {
+    Origin { provider: STRIPE, livemode: env.config().provider.mode.is_live(), event_id: None, origin: "api", at, now: env.now() }
+}
 
 /// The provider's failure as ours: what it refused is not the caller's mistake. A conflict stays one, because it tells the state of an object.
 fn by_provider(error: Error) -> Error {

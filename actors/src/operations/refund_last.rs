@@ -4,17 +4,14 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{by_provider, canary, fingerprint};
+use super::{answered_at, by_provider, canary, fingerprint};
 use crate::{
     config::ProviderMode,
     domain::ledger,
     env::{Env, rfc3339},
     error::{Code, Error, Result},
-    providers::{
-        STRIPE,
-        stripe::{Answer, OpenObject, intent_of},
-    },
-    store::{Origin, RefundEnd, RefundIntent},
+    providers::stripe::{Answer, OpenObject, intent_of},
+    store::{RefundEnd, RefundIntent},
 };
 
 const OPERATION: &str = "refund_last";
@@ -82,24 +79,27 @@ pub async fn refund_last(env: &Env, asked: &Asked) -> Result<Json> {
     test_mode(env)?;
     let Some(key) = &asked.idempotency_key else { return refund(env, asked).await };
     let store = env.store();
-    if let Some(before) = store.take_key(OPERATION, key, &asked.fingerprint(), env.now()).await? {
+    let before = store.take_key(OPERATION, key, &asked.fingerprint(), env.now()).await?;
+    let intent = store.refund_intent_by_caller_key(key).await?;
+    if let Some(before) = before {
         if before.request != asked.fingerprint() {
             return Err(Error::conflict("idempotency_key_reused", "this Idempotency-Key was used for another request"));
         }
-        let intent = store.refund_intent_by_caller_key(key).await?;
         if let Some(answer) = before.answer {
             return Ok(as_it_is_now(replayed(answer), intent.as_ref()));
         }
-        // The first request has not ended or was cut off: its intent, if it came so far, is carried on under the same key.
-        if let Some(intent) = intent {
-            return carry_on(env, &intent, &asked.asked_by).await.map(replayed);
-        }
     }
-    let result = refund(env, asked).await;
+    // A first request that has not ended, was cut off or refused: its intent, if it came so far, is carried on under the same key.
+    let result = match &intent {
+        Some(intent) => carry_on(env, intent, &asked.asked_by).await.map(replayed),
+        None => refund(env, asked).await,
+    };
     match &result {
         Ok(answer) => store.keep_answer(OPERATION, key, answer).await?,
-        // Nothing happened and the key may be used again; an unknown outcome keeps it.
-        Err(error) if error.code != Code::Unavailable => store.free_key(OPERATION, key).await?,
+        // Nothing happened and the key may be used again; one with an intent belongs to it, and an unknown outcome keeps it.
+        Err(error) if error.code != Code::Unavailable && store.refund_intent_by_caller_key(key).await?.is_none() => {
+            store.free_key(OPERATION, key).await?;
+        }
         Err(_) => {}
     }
     result
@@ -244,14 +244,10 @@ async fn succeeded(env: &Env, intent: &RefundIntent, refund: &Answer, again: boo
     // An answer that we do not understand is an answer all the same: its webhook books it.
     let applied = ledger::from_answer(body, at).ok().flatten().unwrap_or_default();
     let end = RefundEnd { id: &intent.id, refund_id, answer: &answer, applied: &applied };
-    if env.store().end_refund_intent(&end, &origin(env, at), fact).await? {
+    if env.store().end_refund_intent(&end, &answered_at(env, at), fact).await? {
         log(env, intent, asked_by, &answer).await; // once: of several who asked at the same time one wrote the end
     }
     Ok(answer)
-}
-
-pub(super) fn origin(env: &Env, at: i64) -> Origin<'static> {
-    Origin { provider: STRIPE, livemode: env.config().provider.mode.is_live(), event_id: None, origin: "api", at, now: env.now() }
 }
 
 /// Writes a refusal down; after a lost answer the intent stays open, because nobody knows.

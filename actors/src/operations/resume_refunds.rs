@@ -3,9 +3,11 @@
 
 use serde_json::json;
 
-use super::refund_last::{origin, resume, test_mode};
+use super::{
+    book_answer,
+    refund_last::{resume, test_mode},
+};
 use crate::{
-    domain::ledger,
     env::{Env, rfc3339},
     error::Result,
     providers::stripe::OpenObject,
@@ -44,10 +46,7 @@ pub async fn follow_pending(env: &Env) -> Result<usize> {
     let mut looked = 0;
     for id in open.iter().filter(|i| i.state == "pending").filter_map(|i| i.refund_id.as_deref()) {
         let refund = env.provider().background().object(OpenObject::Refund, id).await?;
-        let at = refund.provider_now.timestamp();
-        if let Ok(Some(applied)) = ledger::from_answer(&refund.body, at) {
-            env.store().book(&applied, &origin(env, at)).await?;
-        }
+        book_answer(env, &refund).await?;
         looked += 1;
     }
     Ok(looked)

@@ -245,7 +245,8 @@ fn what_was_acknowledged_but_not_processed_is_picked_up_after_a_crash() {
     let changed =
         connection.execute("UPDATE webhook_event SET status = 'received', processed_at = NULL, next_try_at = 0", []).expect("an update");
     assert_eq!(changed, 50);
-    connection.execute("DELETE FROM ledger WHERE n % 2 = 0", []).expect("a delete");
+    // The database itself refuses this; the next start puts the refusal back.
+    connection.execute_batch("DROP TRIGGER ledger_is_not_shortened; DELETE FROM ledger WHERE n % 2 = 0").expect("a delete");
     drop(connection);
     let daemon = setup.start();
     daemon.settle();

@@ -115,8 +115,11 @@ fn kinds_and_their_names_agree() {
 #[derive(Debug, Default, PartialEq)]
 struct Kept {
     ledger: BTreeMap<(Kind, String, i64), Entry>,
-    objects: BTreeMap<(&'static str, String), ((i64, i64, i64), Object)>,
+    objects: BTreeMap<(&'static str, String), (Order, Object)>,
 }
+
+/// (level, the event's `created`, rank).
+type Order = (i64, i64, i64);
 
 fn replay<'a>(events: impl IntoIterator<Item = &'a Value>) -> Kept {
     let mut kept = Kept::default();

@@ -112,6 +112,17 @@ async fn the_finder_looks_by_itself_and_answers_while_it_does() {
     it.charge(5000, "lost").await;
     it.advance(1000).await;
     it.until_processed("charge.succeeded", 1).await;
+    // The first look goes back as far as the provider keeps events, the following begin where the last one ended.
+    let mut last = Json::Null;
+    for _ in 0..1000 {
+        last = it.get("/api/payments/gaps").await.1["last"].take();
+        if last["full"] == false {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let span = last["until"].as_i64().unwrap() - last["from"].as_i64().unwrap();
+    assert!(last["full"] == false && span < 2 * 3600, "{last}");
     it.chaos(&json!({"slow_ms": 1500})).await;
     let env = it.daemon.env.clone();
     let scan = tokio::spawn(async move { crate::ingest::scan(&env, true, Duration::from_secs(30)).await });
@@ -165,6 +176,18 @@ async fn an_event_that_failed_here_gets_its_attempts_back_and_is_an_alert_if_it_
         attempts.push(it.get("/api/payments/gaps?state=failed").await.1["gaps"][0]["attempts"].as_i64().unwrap());
     }
     assert_eq!(attempts, [1, 2, 3, 3, 3], "not for ever");
+    // A person may let it be tried again at any time, with all its attempts.
+    let (_, replayed) = it.post("/api/payments/webhooks/replay", &json!({"status": "failed"})).await;
+    assert_eq!((&replayed["replayed"], &replayed["events"][0]["event_id"]), (&json!(1), &json!(id)), "{replayed}");
+    let mut failed = Json::Null;
+    for _ in 0..1000 {
+        failed = it.get(&format!("/api/payments/webhooks/{id}")).await.1["webhook"].take();
+        if failed["status"] == "failed" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((&failed["status"], &failed["attempts"]), (&json!("failed"), &json!(1)), "{failed}");
     let alerts = alert::list(&env).await.unwrap();
     assert_eq!(alerts.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["webhook_gaps"]);
     let (_, gap) = it.get("/api/payments/gaps?state=failed").await;

@@ -305,3 +305,112 @@ async fn every_list_and_figure_answers_on_an_empty_database() {
     assert_eq!(report["error"], "not_found");
     it.daemon.stop().await.unwrap();
 }
+
+/// An intent for all of the newest charge, by the process before.
+async fn intent_for(it: &Running, id: impl Fn(&str) -> String) -> crate::store::RefundIntent {
+    let env = &it.daemon.env;
+    let charge = env.provider().charges(1).await.unwrap().remove(0);
+    let charge_id = charge["id"].as_str().unwrap().to_owned();
+    let intent = crate::store::RefundIntent {
+        id: id(&charge_id),
+        caller_key: None,
+        charge: charge_id,
+        payment_intent: None,
+        amount: 1000,
+        currency: "usd".into(),
+        reason: None,
+        state: "intended".into(),
+        refund_id: None,
+        answer: None,
+        created_at: chrono::DateTime::UNIX_EPOCH,
+    };
+    let before = env.now() - chrono::TimeDelta::minutes(2);
+    assert!(env.store().insert_refund_intent(&intent, before, env.fact("refund.intent", &intent.id, json!({}))).await.unwrap());
+    intent
+}
+
+#[tokio::test]
+async fn a_refund_that_failed_is_made_again_under_another_key() {
+    let it = Running::start(&[]).await;
+    let made = invoice(&it, &json!({"amount_minor": 1000, "email": "a@b.c"})).await;
+    pay(&it, &made).await;
+    let env = &it.daemon.env;
+    let intent = intent_for(&it, |charge| format!("ep-refund-{charge}-0-1000")).await;
+    let fact = env.fact("refund.result", &intent.id, json!({}));
+    assert!(env.store().refuse_refund_intent(&intent.id, &json!({"ok": false}), env.now(), fact).await.unwrap());
+    let (status, refund) = it.post("/api/payments/refund-last", &json!({})).await;
+    assert_eq!(status, 200, "{refund}");
+    let refunds = env.provider().refunds_of_charge(&intent.charge).await.unwrap();
+    assert_eq!(refunds[0]["metadata"]["echopilot_intent"], json!(format!("{}-r1", intent.id)));
+    it.daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refund_of_somebody_else_of_the_same_amount_is_not_taken_for_ours() {
+    let it = Running::start(&[]).await;
+    let made = invoice(&it, &json!({"amount_minor": 2000, "email": "a@b.c"})).await;
+    pay(&it, &made).await;
+    let env = &it.daemon.env;
+    let intent = intent_for(&it, |charge| format!("ep-refund-{charge}-0-1000")).await;
+    // Two of this amount, of which one carries the name of another intent: it cannot be told which would be ours, so none is.
+    let provider = env.provider();
+    provider.create_intended_refund(&intent.charge, Some(1000), None, "ep-refund-other").await.unwrap();
+    assert_eq!(resume_refunds::resume_open_intents(env).await.unwrap(), 0);
+    let ended = env.store().refund_intent(&intent.id).await.unwrap().unwrap();
+    assert_eq!((ended.state.as_str(), ended.refund_id), ("failed", None));
+    assert_eq!(provider.refunds_of_charge(&intent.charge).await.unwrap().len(), 1, "and none is made");
+    it.daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pending_refund_whose_webhooks_do_not_come_is_looked_up() {
+    let it = Running::start(&[]).await;
+    let made = invoice(&it, &json!({"amount_minor": 1000, "email": "a@b.c"})).await;
+    pay(&it, &made).await;
+    let env = &it.daemon.env;
+    let control = format!("http://{}/_control/chaos", env.sandbox_address().unwrap());
+    it.http.put(control).body(json!({"drop_webhook": 1.0}).to_string()).send().await.unwrap();
+    let intent = intent_for(&it, |charge| format!("ep-refund-{charge}-0-1000")).await;
+    let mut refund = env.provider().create_intended_refund(&intent.charge, Some(1000), None, &intent.id).await.unwrap();
+    // As it was told first.
+    refund.body["status"] = "pending".into();
+    crate::operations::book_answer(env, &refund).await.unwrap();
+    let state = || async { env.store().refund_intent(&intent.id).await.unwrap().unwrap().state };
+    assert_eq!(state().await, "pending");
+    let (status, look) = it.post("/api/payments/gaps/scan", &json!({})).await;
+    assert_eq!((status, state().await.as_str()), (200, "succeeded"), "{look}");
+    assert_eq!(env.store().ledger_count().await.unwrap(), 2, "the payment and one refund");
+    it.daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_whose_refund_was_refused_asks_for_the_same_refund_again() {
+    let it = Running::start(&[]).await;
+    let made = invoice(&it, &json!({"amount_minor": 1000, "email": "a@b.c"})).await;
+    pay(&it, &made).await;
+    let env = &it.daemon.env;
+    let charge = env.provider().charges(1).await.unwrap().remove(0)["id"].as_str().unwrap().to_owned();
+    let asked = refund_last::Asked { idempotency_key: Some("k1".into()), asked_by: "test".into(), ..refund_last::Asked::default() };
+    let intent = crate::store::RefundIntent {
+        id: format!("ep-refund-{charge}-0-1000"),
+        caller_key: Some("k1".into()),
+        charge,
+        payment_intent: None,
+        amount: 1000,
+        currency: "usd".into(),
+        reason: None,
+        state: "intended".into(),
+        refund_id: None,
+        answer: None,
+        created_at: chrono::DateTime::UNIX_EPOCH,
+    };
+    let fact = || env.fact("refund.intent", &intent.id, json!({}));
+    assert!(env.store().insert_refund_intent(&intent, env.now(), fact()).await.unwrap());
+    assert!(env.store().refuse_refund_intent(&intent.id, &json!({"ok": false}), env.now(), fact()).await.unwrap());
+    let answer = refund_last::refund_last(env, &asked).await.unwrap();
+    assert_eq!(answer["payment_id"], json!(intent.charge), "{answer}");
+    let ended = env.store().refund_intent(&intent.id).await.unwrap().unwrap();
+    assert_eq!((ended.state.as_str(), ended.refund_id.as_deref()), ("succeeded", answer["refund_id"].as_str()));
+    assert_eq!(refund_last::refund_last(env, &asked).await.unwrap()["refund_id"], answer["refund_id"]);
+    it.daemon.stop().await.unwrap();
+}

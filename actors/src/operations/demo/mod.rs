@@ -151,7 +151,8 @@ impl Plot {
 /// Day after day until the sandbox's clock shows now.
 async fn live(env: &Env, sandbox: &Sandbox, business: &Business, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
     let days = business.days;
-    let trade = Trade::open(env.provider(), sandbox, business).await?;
+    let provider = env.provider().as_others();
+    let trade = Trade::open(&provider, sandbox, business).await?;
     loop {
         let (_, offset) = sandbox.advance(0).await?;
         // An interrupted advance stands between two days: it is finished first, because its morning is done.

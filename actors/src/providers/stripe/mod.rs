@@ -100,6 +100,12 @@ impl Client {
         Self { outbox: Some(outbox), ..self }
     }
 
+    /// A view for what others do at the provider, as the demo plays them: nothing of it is written down as ours.
+    #[must_use]
+    pub fn as_others(&self) -> Self {
+        Self { outbox: None, ..self.clone() }
+    }
+
     /// Limits what `background()` and all its clones together ask for.
     #[must_use]
     pub fn with_pace(self, max_per_s: u32, max_in_flight: usize) -> Self {

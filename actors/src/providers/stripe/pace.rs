@@ -58,7 +58,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn more_than_so_many_a_second_wait() {
         let pace = Pace::new(8, 100);
-        tokio::time::sleep(Duration::from_secs(60)).await; // what is saved up is one second's worth
+        tokio::time::sleep(Duration::from_mins(1)).await; // what is saved up is one second's worth
         let start = Instant::now();
         for _ in 0..8 {
             pace.enter().await;

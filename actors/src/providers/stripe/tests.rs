@@ -190,6 +190,41 @@ async fn the_providers_word_on_retrying_comes_first_and_too_many_requests_are_wa
     assert_eq!(paths, ["/v1/a", "/v1/a", "/v1/b", "/v1/c", "/v1/d", "/v1/d"]);
 }
 
+/// What was logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn every_answer_is_logged_with_its_request_id_and_never_with_the_key() {
+    let (base, _) = server(vec![(200, "", json!({})), (500, "", json!({})), (400, "", json!({}))]).await;
+    let client = client(&base, "sk_test_very_secret");
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).with_writer(move || writer.clone());
+    let logged = tracing::subscriber::set_default(subscriber.finish());
+    client.get("/v1/fine", &[]).await.unwrap();
+    client.post("/v1/bad", &[], "k").await.unwrap_err();
+    drop(logged);
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let with = |level: &str, path: &str| {
+        text.lines().filter(|l| l.contains(level) && l.contains("stripe:") && l.contains(path) && l.contains("req_7")).count()
+    };
+    assert_eq!((with("DEBUG", "/v1/fine"), with("DEBUG", "/v1/bad")), (1, 2), "{text}");
+    assert_eq!((with("INFO", "/v1/bad"), with("WARN", "/v1/bad")), (1, 1), "every error with it: {text}");
+    assert!(!text.contains("very_secret"), "{text}");
+}
+
 #[tokio::test]
 async fn an_object_of_the_other_mode_and_a_key_of_no_known_kind_are_refused() {
     let live = json!({"id": "ch_1", "livemode": true});
