@@ -43,8 +43,20 @@ impl Client {
         self.call(Method::POST, path, body).await
     }
 
+    /// A request that its repetition with the same key does not do again.
+    pub(crate) async fn post_once(&self, path: &str, body: &Json, idempotency_key: &str) -> Result<Json> {
+        self.send(self.request(Method::POST, path).header("idempotency-key", idempotency_key), Some(body)).await
+    }
+
     async fn call(&self, method: Method, path: &str, body: Option<&Json>) -> Result<Json> {
-        let mut request = self.http.request(method, format!("http://{}{path}", self.address)).header("x-dash-key", &self.key);
+        self.send(self.request(method, path), body).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("http://{}{path}", self.address)).header("x-dash-key", &self.key)
+    }
+
+    async fn send(&self, mut request: reqwest::RequestBuilder, body: Option<&Json>) -> Result<Json> {
         if let Some(body) = body {
             request = request.json(body);
         }

@@ -2,7 +2,37 @@
 ALTER TABLE ledger ADD COLUMN corrects TEXT;
 ALTER TABLE ledger ADD COLUMN note TEXT;
 CREATE INDEX ledger_source ON ledger (source, kind);
+CREATE INDEX ledger_corrects ON ledger (corrects) WHERE corrects IS NOT NULL;
 CREATE INDEX ledger_payment_intent ON ledger (payment_intent) WHERE payment_intent IS NOT NULL;
+
+-- How far a state is along its way (domain/ledger/state.rs): one of a lower level never replaces one of a higher.
+ALTER TABLE provider_object ADD COLUMN level BIGINT NOT NULL DEFAULT 0;
+UPDATE provider_object SET level = 1 WHERE kind = 'customer' AND status = 'active' OR kind = 'charge' AND status = 'pending'
+  OR kind = 'payment_intent' AND status IN ('requires_payment_method', 'requires_confirmation', 'requires_action', 'processing', 'requires_capture')
+  OR kind = 'invoice' AND status = 'draft' OR kind = 'invoice_payment' AND status = 'open'
+  OR kind = 'refund' AND status IN ('pending', 'requires_action') OR kind = 'dispute' AND status = 'warning_needs_response'
+  OR kind = 'payout' AND status = 'pending';
+UPDATE provider_object SET level = 2 WHERE kind = 'customer' AND status = 'deleted' OR kind = 'charge' AND status = 'failed'
+  OR kind = 'payment_intent' AND status = 'canceled' OR kind = 'invoice' AND status = 'open'
+  OR kind = 'invoice_payment' AND status = 'canceled' OR kind = 'refund' AND status = 'succeeded'
+  OR kind = 'dispute' AND status = 'warning_under_review' OR kind = 'payout' AND status = 'in_transit';
+UPDATE provider_object SET level = 3 WHERE kind = 'charge' AND status = 'succeeded' OR kind = 'payment_intent' AND status = 'succeeded'
+  OR kind = 'invoice' AND status = 'uncollectible' OR kind = 'invoice_payment' AND status = 'paid'
+  OR kind = 'refund' AND status = 'canceled' OR kind = 'dispute' AND status = 'warning_closed' OR kind = 'payout' AND status = 'paid';
+UPDATE provider_object SET level = 4 WHERE kind = 'invoice' AND status = 'void' OR kind = 'refund' AND status = 'failed'
+  OR kind = 'dispute' AND status = 'needs_response' OR kind = 'payout' AND status = 'canceled';
+UPDATE provider_object SET level = 5 WHERE kind = 'invoice' AND status = 'paid' OR kind = 'dispute' AND status = 'under_review'
+  OR kind = 'payout' AND status = 'failed';
+UPDATE provider_object SET level = 6 WHERE kind = 'invoice' AND status = 'deleted'
+  OR kind = 'dispute' AND status IN ('lost', 'appeal_needs_response', 'appeal_under_review');
+UPDATE provider_object SET level = 7 WHERE kind = 'dispute' AND status = 'prevented';
+UPDATE provider_object SET level = 8 WHERE kind = 'dispute' AND status = 'won';
+CREATE INDEX provider_object_status ON provider_object (kind, status, event_created);
+
+-- `object_state` is the state of the object that the event carries: two events of one type about one object in one state are one fact.
+ALTER TABLE webhook_event ADD COLUMN object_state TEXT;
+CREATE INDEX webhook_event_fact ON webhook_event (object_id, event_type, object_state);
+CREATE INDEX webhook_event_created ON webhook_event (created);
 
 -- What we asked the provider to change, written before it was asked: the idempotency key survives a crash. state: sent | answered.
 CREATE TABLE provider_call (

@@ -47,7 +47,7 @@ section!(Provider { mode: ProviderMode, base_url: String, max_per_s: u32, max_in
 section!(Sandbox { listen: std::net::SocketAddr });
 section!(Portal { ttl_s: i64 });
 section!(Recon { window_days: i64, grace_days: i64, gap_every_s: u64, gap_grace_s: i64, watch_every_s: u64, late_days: i64 });
-section!(Canary { mode: CanaryMode, every_s: u64, timeout_s: u64, amount_minor: i64, currency: String, customer: String });
+section!(Canary { mode: CanaryMode, every_s: u64, timeout_s: u64, slow_ms: u64, amount_minor: i64, currency: String, customer: String });
 section!(Slo { p95_ms: u64, success_rate: f64, window_minutes: i64, min_events: u64, period_days: i64 });
 section!(AlertThresholds {
     warn_percent: f64,

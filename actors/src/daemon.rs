@@ -24,7 +24,7 @@ use crate::{
     files, gateway, ingest, insight,
     providers::{
         sandbox::{Sandbox, Settings},
-        stripe::Client,
+        stripe::{self, Answered, Client, Outbox},
     },
     recon, sandbox, slo,
     store::Store,
@@ -87,7 +87,11 @@ impl Daemon {
         let http = Client::http_client()?;
         let base_url = sandbox_address.map_or_else(|| config.provider.base_url.clone(), |a| format!("http://{a}"));
         let to_provider = if sandbox_address.is_some() { Client::loopback_http_client()? } else { http.clone() };
-        let provider = Client::new(&base_url, secrets.provider.expose_secret(), to_provider);
+        let sent = Sent { store: store.clone(), clock: clock.clone() };
+        let mut provider = Client::new(&base_url, secrets.provider.expose_secret(), to_provider).with_outbox(Arc::new(sent));
+        if sandbox_address.is_none() {
+            provider = provider.with_pace(config.provider.max_per_s, config.provider.max_in_flight); // our own has no limit to keep to
+        }
         let sandbox = match sandbox_address {
             Some(_) => {
                 let clock = clock.clone();
@@ -169,6 +173,22 @@ impl Daemon {
     }
 }
 
+/// The client's outbox over our store.
+struct Sent {
+    store: Store,
+    clock: Clock,
+}
+
+impl Outbox for Sent {
+    fn sent<'a>(&'a self, key: &'a str, path: &'a str, request: &'a str) -> stripe::Pending<'a> {
+        Box::pin(self.store.call_sent(key, path, request, self.clock.now()))
+    }
+
+    fn answered<'a>(&'a self, key: &'a str, answered: Answered<'a>) -> stripe::Pending<'a> {
+        Box::pin(self.store.call_answered(key, answered.status, answered.request_id, answered.object_id, self.clock.now()))
+    }
+}
+
 /// Puts every change of what is down to the alerts, as often as it takes to fire or to resolve. While the alert actor itself is the
 /// part that is down, it is told when it is back.
 async fn raise(env: Env, mut parts: watch::Receiver<Vec<Part>>) {
@@ -200,6 +220,7 @@ async fn raise(env: Env, mut parts: watch::Receiver<Vec<Part>>) {
 
 /// Every child, in the order of starting; producers of work last.
 fn children(env: &Env, schedule: Timer, listener: Option<TcpListener>, sandbox_listener: Option<TcpListener>) -> Vec<ChildSpec> {
+    let serves = listener.is_some();
     let mut specs = Vec::new();
     if let Some(listener) = sandbox_listener {
         let server = sandbox::SandboxServer::new(Arc::new(listener));
@@ -211,7 +232,7 @@ fn children(env: &Env, schedule: Timer, listener: Option<TcpListener>, sandbox_l
         actor::spec(recon::NOUN, false, || recon::Recon),
         actor::spec(backup::NOUN, false, backup::Backup::default),
         actor::spec(insight::NOUN, false, || insight::Insight),
-        actor::spec(ingest::NOUN, true, || ingest::Ingest),
+        actor::spec(ingest::NOUN, true, move || ingest::Ingest { finds_gaps: serves }),
         actor::spec(timer::NOUN, true, move || schedule.clone()).stop_timeout(timer::stop_timeout(env)),
     ]);
     if let Some(listener) = listener {

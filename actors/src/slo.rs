@@ -1,23 +1,30 @@
 //! Slo owns the minutes of the service level: it writes down what the meter counted and judges it. When it dies, the meter goes
-//! on counting and the replacement reads the minutes back from the store, so neither a count nor a verdict is lost.
+//! on counting and the replacement reads the minutes back from the store, so neither a count nor a verdict is lost. It also has trial
+//! payments made, one at a time in a task of their own: their outcomes stand in for customers while there are few.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
+use tokio::task::JoinSet;
 
 use crate::{
     actor::{self, Probe, Probed, Reply},
     config,
     domain::slo::{Minute, Objective, Report, Verdict, burn, details, judge},
     env::{Env, rfc3339},
-    error::Result,
+    error::{Error, Result},
+    operations::canary,
 };
 
 pub const NOUN: &str = "slo";
 /// The service whose requests the gateway counts.
 pub const API: &str = "api";
+/// Whose minutes are kept.
+const SERVICES: [&str; 2] = [API, canary::SERVICE];
+/// The first trial payment after a start comes no later than this.
+const FIRST_TRIAL: Duration = Duration::from_mins(1);
 const FLUSH: Duration = Duration::from_secs(5);
 /// Minutes kept in the store and in memory.
 const KEEP_DAYS: i64 = 35;
@@ -26,7 +33,15 @@ const FRESH: Duration = Duration::from_millis(250);
 
 pub enum Message {
     Flush,
-    Judge { evaluator: &'static str, reply: Reply<Arc<Judged>> },
+    /// A trial payment is due.
+    TrialDue,
+    Trial {
+        reply: Reply<Json>,
+    },
+    Judge {
+        evaluator: &'static str,
+        reply: Reply<Arc<Judged>>,
+    },
     Probe(Probe, Reply<()>),
 }
 
@@ -53,6 +68,12 @@ pub async fn judged(env: &Env, evaluator: &'static str) -> Result<Arc<Judged>> {
     actor::call(env, NOUN, Duration::from_millis(env.config().server.actor_timeout_ms), |reply| Message::Judge { evaluator, reply }).await
 }
 
+/// Makes a trial payment now; its record. Errors: `forbidden` `canary_off`, `conflict` `canary_running`.
+pub async fn trial(env: &Env) -> Result<Json> {
+    let limit = Duration::from_secs(3 * env.config().canary.timeout_s);
+    actor::call(env, NOUN, limit, |reply| Message::Trial { reply }).await
+}
+
 /// The objective that the configuration describes.
 pub fn objective(settings: &config::Slo) -> Objective {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=1_000_000 by validation")]
@@ -73,8 +94,9 @@ pub struct Slo;
 pub struct State {
     env: Env,
     objective: Objective,
-    /// `None` until the store has been read.
-    minutes: Option<BTreeMap<i64, Minute>>,
+    /// Of each service; `None` until the store has been read.
+    minutes: Option<BTreeMap<&'static str, BTreeMap<i64, Minute>>>,
+    trial: JoinSet<()>,
     last: Option<(tokio::time::Instant, &'static str, Arc<Judged>)>,
     complained: bool,
 }
@@ -86,8 +108,12 @@ impl Actor for Slo {
 
     async fn pre_start(&self, myself: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
         myself.cast(Message::Flush)?;
+        if env.config().timer.enabled && canary::is_on(&env) {
+            let every = Duration::from_secs(env.config().canary.every_s);
+            myself.send_after(every.min(FIRST_TRIAL), || Message::TrialDue);
+        }
         let objective = objective(&env.config().slo);
-        Ok(State { env, objective, minutes: None, last: None, complained: false })
+        Ok(State { env, objective, minutes: None, trial: JoinSet::new(), last: None, complained: false })
     }
 
     async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -100,6 +126,11 @@ impl Actor for Slo {
                 state.flush_or_complain().await;
                 myself.send_after(FLUSH, || Message::Flush);
             }
+            Message::TrialDue => {
+                state.trial(None);
+                myself.send_after(Duration::from_secs(state.env.config().canary.every_s), || Message::TrialDue);
+            }
+            Message::Trial { reply } => state.trial(Some(reply)),
             Message::Judge { evaluator, reply } => actor::respond(reply, state.judge(evaluator).await),
             Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
@@ -119,13 +150,38 @@ impl State {
         }
     }
 
-    async fn load(&mut self) -> Result<&mut BTreeMap<i64, Minute>> {
+    async fn load(&mut self) -> Result<&mut BTreeMap<&'static str, BTreeMap<i64, Minute>>> {
         if self.minutes.is_none() {
             let from = Minute::of(self.env.now()) - KEEP_DAYS * 1440;
-            let stored = self.env.store().minutes(API, from).await?;
-            self.minutes = Some(stored.into_iter().map(|m| (m.minute, m)).collect());
+            let mut all = BTreeMap::new();
+            for service in SERVICES {
+                let stored = self.env.store().minutes(service, from).await?;
+                all.insert(service, stored.into_iter().map(|m| (m.minute, m)).collect());
+            }
+            self.minutes = Some(all);
         }
         Ok(self.minutes.get_or_insert_default())
+    }
+
+    /// Has a trial payment made, unless one is under way.
+    fn trial(&mut self, reply: Option<Reply<Json>>) {
+        while self.trial.try_join_next().is_some() {}
+        if !self.trial.is_empty() {
+            if let Some(reply) = reply {
+                actor::respond(reply, Err(Error::conflict("canary_running", "a trial payment is being made")));
+            }
+            return;
+        }
+        let env = self.env.clone();
+        self.trial.spawn(async move {
+            let result = canary::run(&env).await;
+            if let Err(error) = &result {
+                tracing::warn!(actor = NOUN, %error, "a trial payment could not be made");
+            }
+            if let Some(reply) = reply {
+                actor::respond(reply, result);
+            }
+        });
     }
 
     /// Writes what was counted since the last time; what cannot be written goes back to the meter.
@@ -136,23 +192,30 @@ impl State {
         if taken.is_empty() {
             return Ok(());
         }
-        let merged: Vec<Minute> = taken
+        let merged: Vec<(&'static str, Minute)> = taken
             .iter()
-            .map(|((_, minute), counted)| {
-                let mut sum = minutes.get(minute).cloned().unwrap_or_else(|| Minute::new(*minute));
+            .map(|((service, minute), counted)| {
+                let known = minutes.get(service).and_then(|of| of.get(minute));
+                let mut sum = known.cloned().unwrap_or_else(|| Minute::new(*minute));
                 sum.merge(counted);
-                sum
+                (*service, sum)
             })
             .collect();
-        if let Err(error) = env.store().put_minutes(API, &merged).await {
+        if let Err(error) = env.store().put_minutes(&merged).await {
             env.meter().put_back(taken);
             return Err(error);
         }
-        let new_hour = merged.iter().any(|m| m.minute % 60 == 0 && !minutes.contains_key(&m.minute));
-        minutes.extend(merged.into_iter().map(|m| (m.minute, m)));
+        let mut new_hour = false;
+        for (service, minute) in merged {
+            let full_hour = minute.minute % 60 == 0;
+            let is_new = minutes.entry(service).or_default().insert(minute.minute, minute).is_none();
+            new_hour |= full_hour && is_new;
+        }
         if new_hour {
             let oldest = Minute::of(env.now()) - KEEP_DAYS * 1440;
-            *minutes = minutes.split_off(&oldest);
+            for of in minutes.values_mut() {
+                *of = of.split_off(&oldest);
+            }
             env.store().prune_minutes(oldest).await?;
         }
         Ok(())
@@ -166,14 +229,25 @@ impl State {
             return Ok(judged.clone());
         }
         let (objective, env) = (self.objective, self.env.clone());
-        let pending = env.meter().peek(API);
+        let (pending, pending_trials) = (env.meter().peek(API), env.meter().peek(canary::SERVICE));
         let minutes = self.load().await?;
         let now = env.now();
         let minute = Minute::of(now);
-        let all = || minutes.values().chain(&pending);
+        let of = |service| minutes.get(service).into_iter().flat_map(BTreeMap::values);
+        let trials = judge(&objective, of(canary::SERVICE).chain(&pending_trials), minute);
+        let requests = || of(API).chain(&pending);
+        let few = judge(&objective, requests(), minute).n < objective.min_events;
+        // Their latency is that of another thing, so only whether they failed counts with the requests'.
+        let stand_ins: Vec<Minute> = if few { of(canary::SERVICE).chain(&pending_trials).map(outcomes).collect() } else { Vec::new() };
+        let all = || requests().chain(&stand_ins);
         let verdict = judge(&objective, all(), minute);
         let report = burn(&objective, all(), minute);
         let at = rfc3339(now);
+        let mut explained = details(&objective, &verdict, &report, &at, evaluator);
+        explained["canary"] = json!({
+            "n": trials.n, "bad": trials.bad, "slow": trials.slow, "p50_ms": trials.p50_ms, "p95_ms": trials.p95_ms,
+            "counted": !stand_ins.is_empty(),
+        });
         let status = json!({
             "ok": true,
             "ts_iso": at,
@@ -181,11 +255,16 @@ impl State {
             "breach": verdict.breach,
             "p95_ms": verdict.p95_ms,
             "success_rate": verdict.success_rate,
-            "details": details(&objective, &verdict, &report, &at, evaluator),
+            "details": explained,
         });
         let text = status.to_string().into();
         let judged = Arc::new(Judged { at: now, verdict, report, status, text });
         self.last = Some((tokio::time::Instant::now(), evaluator, judged.clone()));
         Ok(judged)
     }
+}
+
+/// How the trials of a minute ended, without their latencies.
+fn outcomes(minute: &Minute) -> Minute {
+    Minute { total: minute.total, bad: minute.bad, ..Minute::new(minute.minute) }
 }

@@ -28,6 +28,12 @@ pub(crate) fn reopen(folder: TempDir, now: &str, change: impl FnOnce(&mut Config
 
 /// The same as the node of that name.
 pub(crate) fn reopen_as(folder: TempDir, now: &str, node: &str, change: impl FnOnce(&mut Config)) -> Fixture {
+    // Port 9 on loopback: nobody answers, at once.
+    reopen_asking("http://127.0.0.1:9", folder, now, node, change)
+}
+
+/// The same with a provider at this base URL.
+pub(crate) fn reopen_asking(base: &str, folder: TempDir, now: &str, node: &str, change: impl FnOnce(&mut Config)) -> Fixture {
     let _ = rustls::crypto::ring::default_provider().install_default(); // another test did
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     let environment: Environment = [
@@ -51,8 +57,7 @@ pub(crate) fn reopen_as(folder: TempDir, now: &str, node: &str, change: impl FnO
     let env = Env::new(Parts {
         secrets: Secrets::load(&config, &environment).expect("secrets can be made"),
         store: Store::open(&config.database_path(), node).expect("a store can be opened"),
-        // Port 9 on loopback: nobody answers, at once.
-        provider: Client::new("http://127.0.0.1:9", "sk_test_x", http.clone()),
+        provider: Client::new(base, "sk_test_x", http.clone()),
         http,
         clock: clock.clone(),
         config,

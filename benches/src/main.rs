@@ -7,6 +7,7 @@ mod lateness;
 mod load;
 mod peer;
 mod process;
+mod reconcile;
 mod schedule;
 
 use std::time::Instant;
@@ -38,6 +39,10 @@ async fn main() {
     }
     if wanted("flood") {
         flood::flood(what, quick).await;
+    }
+    if wanted("reconcile") {
+        let what = what.clone();
+        tokio::task::spawn_blocking(move || reconcile::figures(&what, quick)).await.expect("the reconciliation's figures");
     }
     if !wanted("schedule") {
         return;

@@ -57,7 +57,7 @@ CLASSES = {
     getattr(stripe, name).OBJECT_NAME: getattr(stripe, name)
     for name in (
         "Customer PaymentMethod Product Price InvoiceItem Invoice InvoiceLineItem InvoicePayment PaymentIntent Charge Refund Balance "
-        "BalanceTransaction Payout Dispute Event WebhookEndpoint"
+        "BalanceTransaction Payout Dispute Event WebhookEndpoint Subscription SubscriptionItem Plan"
     ).split()
 }
 seen_kinds = set()
@@ -439,6 +439,115 @@ def settlement():
     check("Date is the virtual clock", abs(date - control("clock")[1]["now"]) <= 2, response.headers["Date"])
 
 
+def catalog():
+    product = stripe.Product.create(
+        name="Team", description="d", default_price_data={"currency": "usd", "unit_amount": 4900, "recurring": {"interval": "month"}}
+    )
+    monthly = stripe.Price.retrieve(product.default_price)
+    equal("a default price is made with its product", (monthly.unit_amount, monthly.recurring.interval, monthly.type), (4900, "month", "recurring"))
+    yearly = stripe.Price.create(product=product.id, currency="usd", unit_amount=49000, recurring={"interval": "year"}, nickname="yearly")
+    euro = stripe.Price.create(product=product.id, currency="eur", unit_amount=4500, recurring={"interval": "month"})
+    equal("prices of a product", [p.id for p in stripe.Price.list(product=product.id)], [euro.id, yearly.id, monthly.id])
+    equal("prices by currency", [p.id for p in stripe.Price.list(product=product.id, currency="eur")], [euro.id])
+    stripe.Price.modify(euro.id, active=False)
+    equal("active prices", {p.id for p in stripe.Price.list(product=product.id, active=True)}, {yearly.id, monthly.id})
+    equal("a product is renamed", stripe.Product.modify(product.id, name="Crew", metadata={"a": "b"}).name, "Crew")
+    check("products are listed", product.id in [p.id for p in stripe.Product.list(active=True, limit=100)])
+    refused("an interval of a fortnight", 400, "parameter_invalid_string",
+            lambda: stripe.Price.create(product=product.id, currency="usd", unit_amount=1, recurring={"interval": "fortnight"}))
+    return product, monthly, yearly, euro
+
+
+def subscriber(card="pm_card_visa"):
+    customer = stripe.Customer.create(email=f"{uuid.uuid4().hex[:8]}@example.com")
+    use_card(customer, card)
+    return customer
+
+
+def use_card(customer, card):
+    method = stripe.PaymentMethod.attach(card, customer=customer.id)
+    stripe.Customer.modify(customer.id, invoice_settings={"default_payment_method": method.id})
+
+
+def to_period_end(subscription):
+    """Past the period's end and the hour of the draft."""
+    end = stripe.Subscription.retrieve(subscription.id)["items"].data[0].current_period_end
+    control("clock", {"advance_seconds": end - control("clock")[1]["now"] + 3601})
+
+
+def invoices_of(subscription):
+    found = stripe.Invoice.list(subscription=subscription.id, limit=100).data
+    return [(i.billing_reason.removeprefix("subscription_"), i.status, i.total) for i in reversed(found)]
+
+
+def subscriptions():
+    _, monthly, yearly, euro = catalog()
+    customer = subscriber()
+    s = stripe.Subscription.create(customer=customer.id, items=[{"price": monthly.id}], metadata={"a": "b"}, expand=["latest_invoice.payments"])
+    item = s["items"].data[0]
+    equal("a paid subscription is active", (s.status, s.latest_invoice.status, s.latest_invoice.amount_paid), ("active", "paid", 4900))
+    equal("the invoice knows its subscription", s.latest_invoice.parent.subscription_details.subscription, s.id)
+    line = s.latest_invoice.lines.data[0]
+    equal("the line has the price", (line.pricing.price_details.price, line.parent.subscription_item_details.subscription_item), (monthly.id, item.id))
+    equal("and the period", (line.period.start, line.period.end), (item.current_period_start, item.current_period_end))
+    equal("it was paid by one payment", [p.status for p in s.latest_invoice.payments.data], ["paid"])
+    to_period_end(s)
+    equal("and renewed", invoices_of(s), [("create", "paid", 4900), ("cycle", "paid", 4900)])
+    control("clock", {"advance_seconds": 10 * 86400})
+    changed = stripe.Subscription.modify(s.id, items=[{"id": item.id, "quantity": 3}], proration_behavior="always_invoice")
+    invoice = stripe.Invoice.retrieve(changed.latest_invoice)
+    equal("an upgrade is invoiced", (invoice.billing_reason, invoice.status), ("subscription_update", "paid"))
+    amounts = [l.amount for l in invoice.lines.data]
+    check("credit and debit are thirds", len(amounts) == 2 and amounts[0] < 0 and abs(amounts[1] + 3 * amounts[0]) <= 2, amounts)
+    equal("the sum is exact", (invoice.total, invoice.amount_paid), (sum(amounts), sum(amounts)))
+    waiting = stripe.Subscription.modify(s.id, items=[{"id": item.id, "quantity": 1}])
+    items = stripe.InvoiceItem.list(customer=customer.id, pending=True).data
+    equal("a downgrade waits for the next invoice", (waiting.latest_invoice, len(items)), (invoice.id, 2))
+    to_period_end(s)
+    credit = sum(i.amount for i in items)
+    equal("which is so much less", stripe.Invoice.retrieve(stripe.Subscription.retrieve(s.id).latest_invoice).total, 4900 + credit)
+    moved = stripe.Subscription.modify(s.id, items=[{"id": item.id, "price": yearly.id}])
+    period = moved["items"].data[0]
+    check("a year begins now", moved.billing_cycle_anchor == period.current_period_start and period.current_period_end - period.current_period_start >= 365 * 86400)
+    equal("found by price", [x.id for x in stripe.Subscription.list(price=yearly.id)], [s.id])
+    wish = stripe.Subscription.modify(s.id, cancel_at_period_end=True)
+    equal("it will end", (wish.status, wish.cancel_at), ("active", period.current_period_end))
+    gone = stripe.Subscription.cancel(s.id, prorate=True, invoice_now=True)
+    check("and ends at once", gone.status == "canceled" and gone.ended_at is not None)
+    check("with the rest of the year on the balance", stripe.Customer.retrieve(customer.id).balance < -40000)
+    refused("ended twice", 404, "resource_missing", lambda: stripe.Subscription.cancel(s.id))
+    equal("what has ended is not listed", (len(stripe.Subscription.list(customer=customer.id).data), len(stripe.Subscription.list(customer=customer.id, status="all").data)), (0, 1))
+    refused("an inactive price", 400, "price_inactive", lambda: stripe.Subscription.create(customer=customer.id, items=[{"price": euro.id}]))
+    refused("no card", 400, "resource_missing", lambda: stripe.Subscription.create(customer=stripe.Customer.create().id, items=[{"price": monthly.id}]))
+    trial = stripe.Subscription.create(customer=subscriber().id, items=[{"price": monthly.id}], trial_period_days=14)
+    equal("a trial costs nothing", (trial.status, invoices_of(trial)), ("trialing", [("create", "paid", 0)]))
+    to_period_end(trial)
+    equal("and then it does", (stripe.Subscription.retrieve(trial.id).status, invoices_of(trial)[-1]), ("active", ("cycle", "paid", 4900)))
+    dunning(monthly)
+
+
+def dunning(price):
+    lost, saved = subscriber(), subscriber()
+    a, b = (stripe.Subscription.create(customer=c.id, items=[{"price": price.id}]) for c in (lost, saved))
+    for customer in (lost, saved):
+        use_card(customer, "pm_card_chargeCustomerFail")
+    to_period_end(b)
+    equal("a declined renewal is past due", [stripe.Subscription.retrieve(s.id).status for s in (a, b)], ["past_due", "past_due"])
+    equal("with an open invoice", invoices_of(a)[-1], ("cycle", "open", 4900))
+    use_card(saved, "pm_card_visa")
+    control("clock", {"advance_seconds": 16 * 86400})
+    ended, back = stripe.Subscription.retrieve(a.id), stripe.Subscription.retrieve(b.id)
+    equal("after the last try it ends", (ended.status, ended.cancellation_details.reason), ("canceled", "payment_failed"))
+    equal("with four attempts", stripe.Invoice.retrieve(ended.latest_invoice).attempt_count, 4)
+    equal("a new card saves it", (back.status, invoices_of(b)[-1]), ("active", ("cycle", "paid", 4900)))
+    incomplete = stripe.Subscription.create(customer=lost.id, items=[{"price": price.id}])
+    equal("a first payment that fails", incomplete.status, "incomplete")
+    waits = stripe.Subscription.create(customer=lost.id, items=[{"price": price.id}], payment_behavior="default_incomplete")
+    stripe.Invoice.pay(waits.latest_invoice, payment_method="pm_card_visa")
+    control("clock", {"advance_seconds": 86400})
+    equal("expires, unless it is paid", [stripe.Subscription.retrieve(s.id).status for s in (incomplete, waits)], ["incomplete_expired", "active"])
+
+
 def disputes():
     intent = stripe.PaymentIntent.create(amount=8000, currency="usd", payment_method="pm_card_visa", confirm=True)
     status, dispute = control("dispute", {"charge": intent.latest_charge, "outcome": "open"})
@@ -469,7 +578,9 @@ def webhooks_end(endpoint):
         "invoice.payment_failed", "invoice.marked_uncollectible", "invoice_payment.paid", "payment_intent.succeeded",
         "payment_intent.payment_failed", "payment_intent.canceled", "charge.succeeded", "charge.failed", "charge.captured", "charge.refunded",
         "refund.created", "charge.dispute.created", "charge.dispute.closed", "payout.created", "payout.updated", "payout.paid",
-        "payout.reconciliation_completed", "balance.available",
+        "payout.reconciliation_completed", "balance.available", "product.created", "product.updated", "price.created", "price.updated",
+        "customer.subscription.created", "customer.subscription.updated", "customer.subscription.deleted",
+        "customer.subscription.trial_will_end", "invoiceitem.created",
     }
     check("every expected event arrived", expected <= types, expected - types)
     ids = [event for event, _, _, _ in Receiver.events]
@@ -497,8 +608,9 @@ def webhooks_end(endpoint):
     check("a dropped event never arrives", not any(b["data"]["object"].get("id") == dropped.id for *_, b in Receiver.events))
     lost = stripe.Event.list(delivery_success=False, type="customer.created", limit=100).data
     check("but is listed as undelivered", dropped.id in [e.data.object.id for e in lost])
-    some = stripe.Event.list(types=["refund.created", "charge.refunded"], limit=100).data
-    equal("events by several types", {e.type for e in some}, {"refund.created", "charge.refunded"})
+    kinds = {"charge.dispute.created", "charge.dispute.closed"}
+    some = stripe.Event.list(types=sorted(kinds), limit=100).data
+    equal("events by several types", {e.type for e in some}, kinds)
     equal("one event", stripe.Event.retrieve(some[0].id).id, some[0].id)
     check("an endpoint is disabled", stripe.WebhookEndpoint.modify(endpoint.id, disabled=True).status == "disabled")
     check("and deleted", stripe.WebhookEndpoint.delete(endpoint.id).deleted)
@@ -520,6 +632,7 @@ def main():
     paging()
     idempotency()
     settlement()
+    subscriptions()
     disputes()
     controls()
     webhooks_end(endpoint)

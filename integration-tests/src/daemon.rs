@@ -22,7 +22,13 @@ const STOP: Duration = Duration::from_secs(40);
 impl Setup {
     /// Starts the program and waits until everything serves.
     #[track_caller]
-    pub fn start(mut self) -> TestDaemon {
+    pub fn start(self) -> TestDaemon {
+        self.start_within(LONG)
+    }
+
+    /// The same for a start that has much to do first.
+    #[track_caller]
+    pub fn start_within(mut self, limit: Duration) -> TestDaemon {
         self.starts += 1;
         let ready_file = self.root().join(format!("ready-{}.json", self.starts));
         let ready_text = ready_file.to_string_lossy().into_owned();
@@ -46,7 +52,7 @@ impl Setup {
             ready_after: Duration::ZERO,
             key: String::new(),
         };
-        let ready = until("the ready file", LONG, || {
+        let ready = until("the ready file", limit, || {
             if let Some(status) = daemon.child.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
                 let said = daemon.said();
                 panic!("the program ended with {status} before it was ready\n{said}");
@@ -61,6 +67,22 @@ impl Setup {
         };
         daemon.ready = ready;
         daemon
+    }
+
+    /// Starts the program and kills it when `condition` holds, before it is ready or after it.
+    #[track_caller]
+    pub fn start_and_kill_when(mut self, what: &str, mut condition: impl FnMut(&Self) -> bool) -> Self {
+        let arguments: Vec<&str> = std::iter::once("run").chain(self.arguments.iter().map(String::as_str)).collect();
+        let mut child =
+            self.program(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+        until(what, LONG, || {
+            assert!(child.try_wait().ok().flatten().is_none(), "the program ended by itself");
+            condition(&self).then_some(())
+        });
+        child.kill().expect("it is ours and lives");
+        child.wait().expect("it ends");
+        self.killed = true;
+        self
     }
 }
 

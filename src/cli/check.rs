@@ -11,7 +11,7 @@ use echopilot_actors::{
     config::{Config, ProviderMode, Secrets},
     daemon,
     error::{Error, Result},
-    providers::stripe::Client,
+    providers::stripe::{Client, Lacking},
     store::{MIGRATIONS, database_file},
 };
 use secrecy::ExposeSecret as _;
@@ -163,7 +163,7 @@ fn environment_secrets(invocation: &Invocation, config: &Config) -> Result<Secre
     Secrets::load(&config, &invocation.environment)
 }
 
-/// Reachable, and the key accepted.
+/// Reachable, the key accepted, and what it lacks, found out by reads that change nothing.
 async fn provider(config: &Config, secrets: &Secrets) -> Finding {
     let name = "provider";
     if config.provider.mode == ProviderMode::Sandbox {
@@ -171,11 +171,21 @@ async fn provider(config: &Config, secrets: &Secrets) -> Finding {
     }
     let asked = async {
         let http = Client::http_client()?;
-        Client::new(&config.provider.base_url, secrets.provider.expose_secret(), http).now().await
+        Client::new(&config.provider.base_url, secrets.provider.expose_secret(), http).lacking_permissions().await
     };
     let base = &config.provider.base_url;
     match asked.await {
-        Ok(_) => fine(name, format!("{base} answers and accepts the key")),
+        Ok(lacking) if lacking.is_empty() => {
+            fine(name, format!("{base} answers, accepts the key and lets it read all that is needed (what it may write is not tried)"))
+        }
+        Ok(lacking) => {
+            let named = |l: &Lacking| l.permission.as_ref().map_or_else(|| l.resource.to_owned(), |p| format!("{} ({p})", l.resource));
+            let all: Vec<String> = lacking.iter().map(named).collect();
+            fail(
+                name,
+                format!("{base} accepts the key, which lacks permissions: {}; give them to it in the provider's dashboard", all.join(", ")),
+            )
+        }
         Err(Error { code: echopilot_actors::error::Code::Forbidden, message, .. }) => {
             fail(name, format!("{base} refuses the key: {message}; check STRIPE_SECRET_KEY"))
         }

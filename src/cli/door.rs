@@ -22,7 +22,7 @@ use crate::client::{Client, segment};
 
 const LOOK: Duration = Duration::from_millis(50);
 /// Who asks, in the journal.
-const ASKED_BY: &str = "command line";
+pub(crate) const ASKED_BY: &str = "command line";
 
 /// Close it when done: a daemon in this process stops in order.
 #[derive(Debug)]

@@ -30,6 +30,8 @@ impl Outcome {
     }
 }
 
+/// As clap has it.
+const BAD_USAGE: u8 = 2;
 const USAGE: u8 = 64;
 const DATA: u8 = 65;
 const NO_INPUT: u8 = 66;
@@ -44,6 +46,7 @@ pub(crate) const CONFIGURATION: u8 = 78;
 /// Reasons that say more than their code.
 const BY_REASON: &[(&str, u8)] = &[
     ("configuration", CONFIGURATION),
+    ("missing_input", BAD_USAGE),
     ("archive", DATA),
     ("not_a_database", DATA),
     ("database_damaged", DATA),

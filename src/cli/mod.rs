@@ -5,17 +5,22 @@ mod actor;
 mod backup;
 mod check;
 mod door;
+mod exceptions;
 mod exit;
 mod guard;
 mod journal;
 mod keys;
+mod ledger;
 mod output;
 mod portal_link;
+mod reconcile;
 mod run;
 mod sandbox;
+mod slo;
 mod status;
 mod systemd;
 mod task;
+mod webhooks;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -54,9 +59,17 @@ enum Command {
     /// List, run, pause, cancel and make up for the scheduled tasks; see what ran and how well the schedule is kept.
     #[command(subcommand)]
     Task(task::Command),
+    /// What the reconciliations found, and what is decided about it.
+    #[command(subcommand)]
+    Exceptions(exceptions::Command),
+    /// The service level, and trial payments from end to end.
+    #[command(subcommand)]
+    Slo(slo::Command),
     /// Make, list, verify and restore archives.
     #[command(subcommand)]
     Backup(backup::Command),
+    /// Reconcile payouts with the ledger: now with the provider, or from files; the exit code is 1 if there are exceptions.
+    Reconcile(reconcile::Arguments),
     /// Show the parts and tasks of the running daemon; the exit code is 1 if something is down.
     Status,
     /// Prove that the journal was not tampered with.
@@ -68,6 +81,12 @@ enum Command {
     /// Drive the built-in sandbox of the running daemon: faults, clock, disputes, deliveries, a fresh start.
     #[command(subcommand)]
     Sandbox(sandbox::Command),
+    /// List what the provider delivered, process it again, find what never came.
+    #[command(subcommand)]
+    Webhooks(webhooks::Command),
+    /// List the ledger's rows and balances, append corrections.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Make a signed link to a customer's page.
     PortalLink(portal_link::Arguments),
 }
@@ -129,11 +148,16 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Check => check::run(invocation).await,
         Command::Actor(command) => actor::run(invocation, command).await,
         Command::Task(command) => task::run(invocation, command).await,
+        Command::Exceptions(command) => exceptions::run(invocation, command).await,
+        Command::Slo(command) => slo::run(invocation, command).await,
         Command::Backup(command) => backup::run(invocation, command).await,
+        Command::Reconcile(arguments) => reconcile::run(invocation, arguments).await,
         Command::Status => status::run(invocation).await,
         Command::Journal(command) => journal::run(invocation, &command).await,
         Command::Keys(command) => keys::run(invocation, command).await,
         Command::Sandbox(command) => sandbox::run(invocation, command).await,
+        Command::Webhooks(command) => webhooks::run(invocation, command).await,
+        Command::Ledger(command) => ledger::run(invocation, command).await,
         Command::PortalLink(arguments) => portal_link::run(invocation, &arguments).await,
     }
 }
@@ -153,7 +177,10 @@ mod tests {
         let parse = |text: &str| Line::try_parse_from(text.split(' '));
         let run = parse("echopilot run --demo --ready-file /tmp/r --config c.toml").unwrap();
         assert_eq!(run.config, Some("c.toml".into()));
-        assert_eq!(run.command, Command::Run(run::Arguments { demo: true, ready_file: Some("/tmp/r".into()) }));
+        assert_eq!(
+            run.command,
+            Command::Run(run::Arguments { demo: true, demo_seed: 1869, demo_days: 365, ready_file: Some("/tmp/r".into()) })
+        );
         let restore = parse("echopilot backup restore 2026-01-31 --to out --dry-run --json").unwrap();
         assert!(restore.json);
         let expected = backup::Command::Restore { archive: "2026-01-31".into(), to: "out".into(), dry_run: true };
@@ -161,10 +188,25 @@ mod tests {
         for fine in ["task run payout_recon", "task list", "task next heartbeat -n 3", "backup run", "backup verify 2026-01-31", "status"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
+        for fine in [
+            "reconcile",
+            "reconcile --payouts p --balance-transactions - --ledger l.gz --now 5 --out o",
+            "reconcile --csv a --csv b --ledger l --now 5",
+        ] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for wrong in ["reconcile --payouts p", "reconcile --ledger l", "reconcile --now 5", "reconcile --ledger l --now soon"] {
+            assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
+        }
         for fine in ["actor list", "actor release slo", "actor drill slo", "actor drill slo --kind hang"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in
+            ["exceptions list", "exceptions list --status resolved --scope finance", "exceptions resolve exc_1 --reason paid", "slo trial"]
+        {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
         for fine in
@@ -183,6 +225,18 @@ mod tests {
             "task resume heartbeat",
             "task cancel run_1",
             "task level",
+        ] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in [
+            "webhooks list --status failed --type charge.succeeded",
+            "webhooks show evt_1",
+            "webhooks replay evt_1 evt_2 --dry-run",
+            "webhooks replay --since 2026-03-01T00:00:00Z",
+            "webhooks gaps --dry-run",
+            "ledger list --kind refund",
+            "ledger balances --as-of 2026-03-01T00:00:00Z",
+            "ledger correct le_1 --amount -5 --reason typo --dry-run",
         ] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }

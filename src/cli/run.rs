@@ -25,11 +25,17 @@ use super::{
     systemd,
 };
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub(crate) struct Arguments {
-    /// Fill the built-in sandbox with a few weeks of a small business, so that every page has something true to show.
+    /// Fill the built-in sandbox with a year of a small business, so that every page has something true to show.
     #[arg(long)]
     pub(crate) demo: bool,
+    /// Another year than the usual one: the same number gives the same customers, amounts and days.
+    #[arg(long, value_name = "N", default_value_t = demo::SEED, requires = "demo")]
+    pub(crate) demo_seed: u64,
+    /// A shorter story, for tests.
+    #[arg(long, value_name = "N", default_value_t = demo::DAYS, requires = "demo", hide = true, value_parser = clap::value_parser!(i64).range(40..=365))]
+    pub(crate) demo_days: i64,
     /// Write one line of JSON to this file when everything serves: pid, address, sandbox_address, dash_key_file.
     #[arg(long, value_name = "PATH")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -78,7 +84,11 @@ pub(crate) async fn run(invocation: &Invocation, arguments: Arguments) -> Result
 
 /// Fills, announces, and waits for the end of a critical part.
 async fn serve(daemon: &Daemon, arguments: &Arguments) -> Result<Outcome> {
-    let story = if arguments.demo { Some(tell(&daemon.env).await?) } else { None };
+    let story = if arguments.demo {
+        Some(tell(&daemon.env, demo::Plot { seed: arguments.demo_seed, days: arguments.demo_days }).await?)
+    } else {
+        None
+    };
     if let Some(path) = arguments.ready_file.clone() {
         let env = &daemon.env;
         let line = ready_line(env.server_address(), env.sandbox_address(), env.secrets().dash_key_file.as_deref());
@@ -93,9 +103,9 @@ async fn serve(daemon: &Daemon, arguments: &Arguments) -> Result<Outcome> {
 }
 
 /// Makes the demo's business and says in one sentence what there is now.
-async fn tell(env: &Env) -> Result<String> {
+async fn tell(env: &Env, plot: demo::Plot) -> Result<String> {
     let progress = Progress::new("a small business, day by day");
-    let told = demo::seed(env, &|day, days| progress.at(day, days)).await.map_err(|e| e.context("the demo could not be made"))?;
+    let told = demo::seed(env, plot, &|day, days| progress.at(day, days)).await.map_err(|e| e.context("the demo could not be made"))?;
     drop(progress);
     Ok(told.to_string())
 }

@@ -19,12 +19,13 @@ function notice(text) {
 }
 
 /** Shows one answer; what cannot be had leaves the old figures, greyed. */
-async function lookAt({ path, sections, show }) {
+async function lookAt({ path, sections, show, absent }) {
   let problem = null;
   try {
     await show(await get(typeof path === "function" ? path() : path));
   } catch (error) {
-    problem = error;
+    if (error.status === 404 && absent) absent();
+    else problem = error;
     if (!(error instanceof ApiError)) console.error(error);
   }
   for (const id of sections) {
@@ -36,8 +37,8 @@ async function lookAt({ path, sections, show }) {
 }
 
 /**
- * Watches the sources (`{path, sections, show}`: an address or a function that says it, the sections it fills, how) and answers a
- * function that looks again at once.
+ * Watches the sources (`{path, sections, show, absent}`: an address or a function that says it, the sections it fills, how, and what is
+ * shown while there is nothing yet) and answers a function that looks again at once.
  */
 export function watch(sources) {
   let lastAnswer = null;

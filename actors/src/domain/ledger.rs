@@ -2,6 +2,8 @@
 //! by ingest for every stored webhook and by the gap finder for backfilled events. Pure; must never read balance transactions,
 //! or reconciliation would compare the provider's feed with itself.
 
+mod state;
+
 use crate::domain::portal::canonical_email;
 use ring::digest;
 use serde_json::Value;
@@ -80,6 +82,8 @@ pub struct Object {
     pub id: String,
     /// The provider's own word; `active` or `deleted` for a customer.
     pub status: String,
+    /// How far its status is along its way (`state`): a state of a lower level never replaces one of a higher.
+    pub level: i64,
     /// Decides between two events of the same second. Opaque: step of the status, then money moved, then a digest of the body.
     pub rank: i64,
     pub customer: Option<String>,
@@ -103,10 +107,36 @@ pub struct Applied {
     pub objects: Vec<Object>,
 }
 
-/// True if the state from `new` may replace the one from `old`; each is (the event's `created`, rank). A smaller `created` never
-/// replaces a newer state, and equal pairs are the same state.
-pub fn supersedes(old: (i64, i64), new: (i64, i64)) -> bool {
+/// True if the state from `new` may replace the one from `old`; each is (level, the event's `created`, rank). What is further along its
+/// way wins, then what is later: a total order, so that every order of arrival ends in the same state, and an event that is older or
+/// would go back never replaces anything.
+pub fn supersedes(old: (i64, i64, i64), new: (i64, i64, i64)) -> bool {
     new > old
+}
+
+pub use state::{STATES, is_open, level};
+
+/// What an object that the provider answered means, as an event about it would: a refund we asked for, an object that was looked up.
+/// `at` is the provider's time of the answer.
+pub fn from_answer(body: &Value, at: i64) -> Result<Option<Applied>, String> {
+    let status = body.get("status").and_then(Value::as_str).unwrap_or_default();
+    let kind = match (text(body, "object")?, status) {
+        ("refund", "failed") => "refund.failed",
+        ("refund", "canceled") => "refund.updated",
+        ("refund", _) => "refund.created",
+        ("charge", "succeeded") => "charge.succeeded",
+        ("charge", _) => "charge.updated",
+        ("payout", "failed") => "payout.failed",
+        ("payout", "canceled") => "payout.canceled",
+        ("payout", _) => "payout.updated",
+        ("invoice", _) => "invoice.updated",
+        ("dispute", _) => "charge.dispute.updated",
+        ("payment_intent", _) => "payment_intent.created",
+        ("customer", _) if body.get("deleted").is_some_and(|d| d == true) => "customer.deleted",
+        ("customer", _) => "customer.updated",
+        _ => return Ok(None),
+    };
+    apply(&serde_json::json!({"type": kind, "created": at, "data": {"object": body}}))
 }
 
 /// Reads one event. `Ok(None)` is a type we do not act on; the error names the field that is missing or of the wrong type.
@@ -116,7 +146,7 @@ pub fn apply(event: &Value) -> Result<Option<Applied>, String> {
     let Some(family) = family(kind) else { return Ok(None) };
     let body = event.get("data").and_then(|data| data.get("object")).filter(|body| body.is_object()).ok_or("data.object is missing")?;
     let object = object(family, kind, at, body).map_err(|field| format!("data.object.{field}"))?;
-    let entries = entry(kind, at, body, &object).map_err(|field| format!("data.object.{field}"))?.into_iter().collect();
+    let entries = entries(kind, at, body, &object).map_err(|field| format!("data.object.{field}"))?;
     Ok(Some(Applied { entries, objects: vec![object] }))
 }
 
@@ -156,25 +186,36 @@ fn family(kind: &str) -> Option<&'static str> {
     actions.contains(&action).then_some(family)
 }
 
-/// The ledger row of an event, if money moved. A charge that is only authorised moves none; a refund counts as soon as it is
-/// pending, because the provider takes the money then.
-fn entry(kind: &str, at: i64, body: &Value, object: &Object) -> Result<Option<Entry>, String> {
+/// The ledger rows of an event, if money moved. A charge that is only authorised moves none; a refund counts as soon as it is
+/// pending, because the provider takes the money then. What was taken back had been given: should its first event be missing, the
+/// row is made by the last one.
+fn entries(kind: &str, at: i64, body: &Value, object: &Object) -> Result<Vec<Entry>, String> {
     let status = object.status.as_str();
     let flag = |name: &str| body.get(name).and_then(Value::as_bool).unwrap_or(false);
+    let moved = id_of(body, "balance_transaction").is_some();
     let charged =
         || if body.get("amount_captured").is_some_and(|v| !v.is_null()) { integer(body, "amount_captured") } else { Ok(object.amount) };
-    let (kind, amount, at) = match kind {
-        "charge.succeeded" if flag("captured") => (Kind::Charge, charged()?, object.created),
-        "charge.captured" => (Kind::Charge, charged()?, at),
-        "refund.created" | "refund.updated" if matches!(status, "succeeded" | "pending") => (Kind::Refund, -object.amount, object.created),
-        "refund.failed" => (Kind::RefundFailure, object.amount, at),
-        "charge.dispute.funds_withdrawn" => (Kind::Dispute, -object.amount, at),
-        "charge.dispute.funds_reinstated" => (Kind::DisputeReversal, object.amount, at),
-        "payout.failed" | "payout.canceled" => (Kind::PayoutReversal, object.amount, at),
-        _ if object.kind == "payout" && !matches!(status, "failed" | "canceled") => (Kind::Payout, -object.amount, object.created),
-        _ => return Ok(None),
+    let rows = match kind {
+        "charge.succeeded" if flag("captured") => vec![(Kind::Charge, charged()?, object.created)],
+        "charge.captured" => vec![(Kind::Charge, charged()?, at)],
+        "refund.created" | "refund.updated" if matches!(status, "succeeded" | "pending") => {
+            vec![(Kind::Refund, -object.amount, object.created)]
+        }
+        "refund.failed" if moved => vec![(Kind::Refund, -object.amount, object.created), (Kind::RefundFailure, object.amount, at)],
+        "refund.failed" => vec![(Kind::RefundFailure, object.amount, at)],
+        "refund.updated" if status == "canceled" && moved => {
+            vec![(Kind::Refund, -object.amount, object.created), (Kind::RefundFailure, object.amount, at)]
+        }
+        "charge.dispute.funds_withdrawn" => vec![(Kind::Dispute, -object.amount, at)],
+        "charge.dispute.funds_reinstated" => vec![(Kind::DisputeReversal, object.amount, at)],
+        "payout.failed" | "payout.canceled" => {
+            vec![(Kind::Payout, -object.amount, object.created), (Kind::PayoutReversal, object.amount, at)]
+        }
+        _ if object.kind == "payout" && !matches!(status, "failed" | "canceled") => vec![(Kind::Payout, -object.amount, object.created)],
+        _ => Vec::new(),
     };
-    Ok(Some(Entry {
+    let (invoice, payment_intent) = (id_of(body, "invoice"), id_of(body, "payment_intent"));
+    let entry = |(kind, amount, at)| Entry {
         kind,
         source: object.id.clone(),
         seq: 0,
@@ -182,9 +223,10 @@ fn entry(kind: &str, at: i64, body: &Value, object: &Object) -> Result<Option<En
         currency: object.currency.clone(),
         at,
         customer: object.customer.clone(),
-        invoice: id_of(body, "invoice"),
-        payment_intent: id_of(body, "payment_intent"),
-    }))
+        invoice: invoice.clone(),
+        payment_intent: payment_intent.clone(),
+    };
+    Ok(rows.into_iter().map(entry).collect())
 }
 
 fn object(family: &'static str, kind: &str, at: i64, body: &Value) -> Result<Object, String> {
@@ -224,6 +266,7 @@ fn object(family: &'static str, kind: &str, at: i64, body: &Value) -> Result<Obj
     };
     Ok(Object {
         kind: family,
+        level: level(family, &status),
         rank: rank(family, &status, body),
         customer: if customer { Some(id.clone()) } else { id_of(body, "customer") },
         email: emails.iter().find_map(|path| body.pointer(path)?.as_str()).and_then(|raw| canonical_email(raw).ok()),

@@ -4,9 +4,11 @@
 pub mod alert_rule;
 pub mod archive;
 pub mod backoff;
+pub mod finance;
 pub mod journal;
 pub mod ledger;
 pub mod money;
+pub mod payout_watch;
 pub mod portal;
 pub mod reconcile;
 pub mod restart;

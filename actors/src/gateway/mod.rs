@@ -10,6 +10,7 @@ mod health;
 mod insight;
 mod journal;
 mod keys;
+mod ledger;
 mod listener;
 mod metrics;
 /// Pages for people: the dashboard and the customer's page.
@@ -46,7 +47,7 @@ use self::{auth::Gate, listener::Door, metrics::Metrics, payments::Rejected, rou
 use crate::{
     actor::{self, Probe, Probed, Reply},
     env::Env,
-    operations::refund_last,
+    operations::resume_refunds,
 };
 
 pub const NOUN: &str = "gateway";
@@ -138,8 +139,11 @@ impl Actor for Gateway {
 
 /// Looks for refunds without an outcome at the start, and every while after that: an answer can be lost at any time.
 async fn resume_refunds(env: &Env) {
+    if let Err(error) = resume_refunds::report_unanswered(env).await {
+        tracing::error!(actor = NOUN, %error, "it is not known which calls of before were never answered");
+    }
     loop {
-        let wait = match refund_last::resume_open_intents(env).await {
+        let wait = match resume_refunds::resume_open_intents(env).await {
             Ok(_) => RESUME_AGAIN,
             Err(error) if error.is_retryable() => RESUME_WAIT,
             Err(error) => {
@@ -156,6 +160,7 @@ fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
     any_of([
         slo::routes(shell),
         payments::routes(shell),
+        ledger::routes(shell),
         health::routes(shell),
         metrics::routes(shell),
         insight::routes(shell),

@@ -61,9 +61,11 @@ pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
         .and(warp::header::headers_cloned())
         .and(query())
         .then(home);
-    // The tasks, one task, and the supervisor's parts.
-    let operator = warp::path!("tasks")
-        .map(|| Place::Tasks)
+    // Money, the tasks, one task, and the supervisor's parts.
+    let operator = warp::path!("money")
+        .map(|| Place::Money)
+        .or(warp::path!("tasks").map(|| Place::Tasks))
+        .unify()
         .or(warp::path!("tasks" / String).map(Place::Task))
         .unify()
         .or(warp::path!("parts").map(|| Place::Parts))
@@ -97,12 +99,13 @@ struct Currency {
 }
 
 /// The pages of an operator, as the header links them.
-const PAGES: [(&str, &str); 3] = [("/", "Dashboard"), ("/tasks", "Tasks"), ("/parts", "Parts")];
+const PAGES: [(&str, &str); 4] = [("/", "Dashboard"), ("/money", "Money"), ("/tasks", "Tasks"), ("/parts", "Parts")];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where an operator wants to go.
 #[derive(Debug)]
 enum Place {
+    Money,
     Tasks,
     Task(String),
     Parts,
@@ -115,6 +118,14 @@ struct DashboardPage {
     version: &'static str,
     here: &'static str,
     currencies: Vec<Currency>,
+}
+
+#[derive(Template)]
+#[template(path = "money.html")]
+struct MoneyPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
 }
 
 #[derive(Template)]
@@ -252,6 +263,7 @@ async fn operator(place: Place, env: Env, headers: HeaderMap) -> Response {
     }
     let (chrome, version) = (Chrome::of(&env), VERSION);
     let page = match place {
+        Place::Money => render(&MoneyPage { chrome, version, here: "/money" }),
         Place::Tasks => render(&TasksPage { chrome, version, here: "/tasks" }),
         Place::Parts => render(&PartsPage { chrome, version, here: "/parts" }),
         Place::Task(task) => match tasks::find(&env, &task).await {

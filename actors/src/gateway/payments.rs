@@ -22,8 +22,11 @@ use crate::{
     env::rfc3339,
     error::{Code, Error, Result},
     files, ingest,
-    operations::{create_invoice, refund_last},
-    store::{EventFilter, EventRow},
+    operations::{
+        create_invoice, refund_last,
+        replay_events::{self, Which},
+    },
+    store::EventFilter,
 };
 
 /// Refused deliveries remembered; whoever can reach us can fill this, and nothing else.
@@ -42,6 +45,12 @@ pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
         open(shell, Method::POST, "/webhook/stripe", webhook),
         // Stored events, newest first.
         api(shell, Method::GET, "/api/payments/webhooks", Scope::Read, webhooks),
+        // One of them, with its body.
+        api(shell, Method::GET, "/api/payments/webhooks/{event_id}", Scope::Operate, event),
+        // Those that a filter names are processed again.
+        api(shell, Method::POST, "/api/payments/webhooks/replay", Scope::Operate, replay_many),
+        // One is processed again.
+        api(shell, Method::POST, "/api/payments/webhooks/{event_id}/replay", Scope::Operate, replay_one),
         // A test invoice, finalized and not paid.
         api(shell, Method::POST, "/api/payments/create-invoice", Scope::Operate, create),
         // Refunds the newest payment, in test mode.
@@ -92,6 +101,7 @@ async fn webhook(shell: Shell, request: Request) -> Result<Response> {
     }
 }
 
+/// Filters: `type`, `status`, `object_id`, `since`, `until`, and `distinct=1` without those that told what another had told before.
 async fn webhooks(call: Call) -> Result<Response> {
     let request = &call.request;
     let limit = request.limit()?;
@@ -103,7 +113,10 @@ async fn webhooks(call: Call) -> Result<Response> {
     let filter = EventFilter {
         event_type: request.query("type")?.unwrap_or_default(),
         status,
-        since: since(request.query("since")?)?,
+        object_id: request.query("object_id")?.unwrap_or_default(),
+        since: time("since", request.query("since")?)?,
+        until: time("until", request.query("until")?)?,
+        distinct: request.number("distinct", 0, 0..=1)? == 1,
         before,
         limit: i64::try_from(limit + 1).unwrap_or(i64::MAX),
     };
@@ -111,29 +124,83 @@ async fn webhooks(call: Call) -> Result<Response> {
     let more = events.len() > limit;
     events.truncate(limit);
     let next = events.last().filter(|_| more).map(|e| e.n.to_string());
-    let webhooks: Vec<Json> = events.iter().map(view).collect();
+    let webhooks: Vec<Json> = events.iter().map(replay_events::view).collect();
     Ok(respond::json(
         &json!({"ok": true, "count": webhooks.len(), "webhooks": webhooks, "next": next, "rejected": call.shell.rejected.list()}),
     ))
 }
 
-/// Unix seconds or RFC 3339, as microseconds.
-fn since(text: Option<String>) -> Result<i64> {
+/// Unix seconds or RFC 3339, as microseconds; 0 if it is not given.
+fn time(name: &'static str, text: Option<String>) -> Result<i64> {
     let Some(text) = text else { return Ok(0) };
     let at = match text.parse::<i64>() {
         Ok(seconds) => DateTime::from_timestamp(seconds, 0),
         // A `+` of the offset that was not encoded arrives as a space.
         Err(_) => DateTime::parse_from_rfc3339(&text.replace(' ', "+")).ok().map(|at| at.to_utc()),
     };
-    at.map(|at| at.timestamp_micros()).ok_or_else(|| Error::field("since", "since is a time such as 2025-10-20T00:00:00Z, or Unix seconds"))
+    at.map(|at| at.timestamp_micros())
+        .ok_or_else(|| Error::field(name, format!("{name} is a time such as 2025-10-20T00:00:00Z, or Unix seconds")))
 }
 
-fn view(event: &EventRow) -> Json {
-    json!({
-        "event_id": event.event_id, "event_type": event.event_type, "created": event.created, "received_at": rfc3339(event.received_at),
-        "livemode": event.livemode, "status": event.status, "attempts": event.attempts, "error": event.error,
-        "object_id": event.object_id, "duplicates": event.duplicates,
-    })
+/// One event with the body that was delivered.
+async fn event(call: Call) -> Result<Response> {
+    let id = call.request.param(0)?;
+    let found = call.env().store().event(id).await?;
+    let (event, body) = found.ok_or_else(|| Error::not_found(format!("there is no event {id}")))?;
+    let mut view = replay_events::view(&event);
+    view["body"] = serde_json::from_str(&body).unwrap_or(Json::String(body));
+    Ok(respond::json(&json!({"ok": true, "webhook": view})))
+}
+
+async fn replay_one(call: Call) -> Result<Response> {
+    let which = Which::Ids(vec![call.request.param(0)?.to_owned()]);
+    let dry_run = flag(&call.request.json()?, "dry_run")?;
+    replay_events::replay(call.env(), &which, dry_run, &call.caller.key_id).await.map(|answer| respond::json(&answer))
+}
+
+/// Body: `{"type","status","object_id","since","until","limit"}`, of which one other than `limit` is given, and `dry_run`.
+async fn replay_many(call: Call) -> Result<Response> {
+    let body = call.request.json()?;
+    let text = |name: &'static str| match &body[name] {
+        Json::Null => Ok(String::new()),
+        Json::String(text) => Ok(text.clone()),
+        Json::Number(number) if matches!(name, "since" | "until") => Ok(number.to_string()),
+        _ => Err(Error::field(name, format!("{name} must be a text"))),
+    };
+    let at = |name: &'static str| time(name, Some(text(name)?).filter(|t| !t.is_empty()));
+    let limit = match &body["limit"] {
+        Json::Null => 100,
+        limit => limit
+            .as_i64()
+            .filter(|l| (1..=replay_events::MOST).contains(l))
+            .ok_or_else(|| Error::field("limit", format!("limit must be a whole number from 1 to {}", replay_events::MOST)))?,
+    };
+    let filter = EventFilter {
+        event_type: text("type")?,
+        status: text("status")?,
+        object_id: text("object_id")?,
+        since: at("since")?,
+        until: at("until")?,
+        limit,
+        ..EventFilter::default()
+    };
+    if !filter.status.is_empty() && !STATUSES.contains(&filter.status.as_str()) {
+        return Err(Error::field("status", format!("status is one of {}", STATUSES.join(", "))));
+    }
+    let narrow =
+        [&filter.event_type, &filter.status, &filter.object_id].iter().any(|t| !t.is_empty()) || filter.since > 0 || filter.until > 0;
+    if !narrow {
+        return Err(Error::field("type", "say which events: by type, status, object_id, since or until"));
+    }
+    let dry_run = flag(&body, "dry_run")?;
+    replay_events::replay(call.env(), &Which::Filter(filter), dry_run, &call.caller.key_id).await.map(|answer| respond::json(&answer))
+}
+
+fn flag(body: &Json, name: &'static str) -> Result<bool> {
+    match &body[name] {
+        Json::Null => Ok(false),
+        value => value.as_bool().ok_or_else(|| Error::field(name, format!("{name} must be true or false"))),
+    }
 }
 
 async fn create(call: Call) -> Result<Response> {
@@ -176,8 +243,8 @@ mod tests {
     #[test]
     fn since_is_a_time_in_either_form() {
         for text in ["1760918400", "2025-10-20T00:00:00Z", "2025-10-20T02:00:00 02:00"] {
-            assert_eq!(since(Some(text.into())).unwrap(), 1_760_918_400_000_000, "{text}");
+            assert_eq!(time("since", Some(text.into())).unwrap(), 1_760_918_400_000_000, "{text}");
         }
-        assert_eq!(since(Some("yesterday".into())).unwrap_err().field.as_deref(), Some("since"));
+        assert_eq!(time("since", Some("yesterday".into())).unwrap_err().field.as_deref(), Some("since"));
     }
 }

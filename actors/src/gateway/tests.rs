@@ -2,6 +2,8 @@
 //! that is wrong, late, too much or not allowed, and what it is told.
 
 mod access_tests;
+mod gaps_tests;
+mod ledger_tests;
 mod limits_tests;
 mod story_tests;
 mod webhooks_tests;

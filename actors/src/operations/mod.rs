@@ -1,10 +1,16 @@
 //! What an operator can do, one operation per file: called by the gateway and the command line alike. An operation has no state of its
 //! own; what must not be lost is in the store before anybody outside is asked.
 
+/// A trial payment from end to end.
+pub mod canary;
+/// Rows of the ledger that correct others.
+pub mod correct_ledger;
 /// A test invoice, finalized and not paid.
 pub mod create_invoice;
 /// A few weeks of a small business in the sandbox.
 pub mod demo;
+/// What does not agree, and what is decided about it.
+pub mod exceptions;
 /// A customer's invoices, over all customers with that address.
 pub mod invoices;
 /// API keys.
@@ -13,6 +19,10 @@ pub mod keys;
 pub mod portal_link;
 /// Refunds the newest payment, in test mode.
 pub mod refund_last;
+/// Stored events, processed again.
+pub mod replay_events;
+/// Refunds that were left open, brought to their end.
+pub mod resume_refunds;
 
 use crate::error::{Code, Error};
 

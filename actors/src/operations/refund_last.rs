@@ -1,24 +1,28 @@
 //! Refunds the newest captured payment and only that one, in test mode. Called by the gateway and the command line. The intent is
-//! durable before the provider is asked and its id is the provider's idempotency key, so that neither a double click nor a
-//! crash refunds twice; `resume_open_intents` finishes what a crash left open.
+//! durable before the provider is asked; its id is the provider's idempotency key and is written on the refund, so that neither a
+//! double click nor a crash nor a lost answer refunds twice. `resume_refunds.rs` finishes what a crash left open.
 
 use serde_json::{Value as Json, json};
 
-use super::{by_provider, fingerprint};
+use super::{by_provider, canary, fingerprint};
 use crate::{
     config::ProviderMode,
+    domain::ledger,
     env::{Env, rfc3339},
     error::{Code, Error, Result},
-    store::RefundIntent,
+    providers::{
+        STRIPE,
+        stripe::{Answer, OpenObject, intent_of},
+    },
+    store::{Origin, RefundEnd, RefundIntent},
 };
 
 const OPERATION: &str = "refund_last";
 /// The provider's words for why.
 const REASONS: [&str; 3] = ["duplicate", "fraudulent", "requested_by_customer"];
-/// How many of the newest charges are looked at: with that many failed ones before it, a payment is not "the last" any more.
-const LOOK_AT: u32 = 100;
-/// A request that intended a refund has ended by then.
-const IN_FLIGHT: chrono::TimeDelta = chrono::TimeDelta::seconds(90);
+/// How many pages of a hundred of the newest charges are looked at: with so many failed ones and trial payments before it, a payment is
+/// not "the last" any more.
+const LOOK_AT: usize = 50;
 
 /// What a caller asks for. All but `asked_by` may be left out.
 #[derive(Clone, Debug, Default)]
@@ -82,11 +86,12 @@ pub async fn refund_last(env: &Env, asked: &Asked) -> Result<Json> {
         if before.request != asked.fingerprint() {
             return Err(Error::conflict("idempotency_key_reused", "this Idempotency-Key was used for another request"));
         }
+        let intent = store.refund_intent_by_caller_key(key).await?;
         if let Some(answer) = before.answer {
-            return Ok(replayed(answer));
+            return Ok(as_it_is_now(replayed(answer), intent.as_ref()));
         }
         // The first request has not ended or was cut off: its intent, if it came so far, is carried on under the same key.
-        if let Some(intent) = store.refund_intent_by_caller_key(key).await? {
+        if let Some(intent) = intent {
             return carry_on(env, &intent, &asked.asked_by).await.map(replayed);
         }
     }
@@ -101,7 +106,7 @@ pub async fn refund_last(env: &Env, asked: &Asked) -> Result<Json> {
 }
 
 /// Three guards, of which each would do: the mode, the key's kind, and later the charge's own `livemode`.
-fn test_mode(env: &Env) -> Result<()> {
+pub(super) fn test_mode(env: &Env) -> Result<()> {
     if env.config().provider.mode.is_live() || env.provider().mode() != Some(ProviderMode::Test) { Err(live()) } else { Ok(()) }
 }
 
@@ -114,14 +119,18 @@ fn nothing(why: &str) -> Error {
 }
 
 async fn refund(env: &Env, asked: &Asked) -> Result<Json> {
-    let charges = env.provider().charges(LOOK_AT).await.map_err(by_provider)?;
-    let charge = newest(&charges).ok_or_else(|| nothing("there is no captured payment"))?;
-    let intent = match decide(charge, asked) {
+    let charge = last_payment(env).await?.ok_or_else(|| nothing("there is no captured payment"))?;
+    let mut intent = match decide(&charge, asked) {
         // Perhaps by a refund of ours whose answer was lost: then the repetition gets that answer.
-        Err(error) if error.reason == "nothing_to_refund" => return carry_on_unfinished(env, charge, asked).await?.ok_or(error),
+        Err(error) if error.reason == "nothing_to_refund" => return carry_on_unfinished(env, &charge, asked).await?.ok_or(error),
         decided => decided?,
     };
     let (store, now) = (env.store(), env.now());
+    // One that failed has used its key up: the next is another refund.
+    let failed = store.failed_refund_intents(&intent.id).await?;
+    if failed > 0 {
+        intent.id = format!("{}-r{failed}", intent.id);
+    }
     let data = json!({
         "charge": intent.charge, "amount_minor": intent.amount, "currency": intent.currency, "reason": intent.reason, "asked_by": asked.asked_by,
     });
@@ -138,9 +147,24 @@ async fn refund(env: &Env, asked: &Asked) -> Result<Json> {
     }
 }
 
-/// The newest captured payment, whatever became of it since; the provider's order decides within a second.
-fn newest(charges: &[Json]) -> Option<&Json> {
-    let paid = charges.iter().filter(|c| c["status"] == "succeeded" && c["captured"] == true);
+/// Reads the provider's charges, newest first, until there is a payment.
+async fn last_payment(env: &Env) -> Result<Option<Json>> {
+    let trial = canary::customer_id(env).await?;
+    let mut pages = env.provider().pages("/v1/charges", &[]);
+    for _ in 0..LOOK_AT {
+        let Some(page) = pages.next().await.map_err(by_provider)? else { break };
+        if let Some(charge) = newest(&page, trial.as_deref()) {
+            return Ok(Some(charge.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// The newest captured payment of a customer, whatever became of it since; the provider's order decides within a second. Trial payments
+/// are no customer's.
+fn newest<'a>(charges: &'a [Json], trial: Option<&str>) -> Option<&'a Json> {
+    let is_trial = |c: &Json| c["metadata"][canary::MARK].is_string() || (trial.is_some() && c["customer"].as_str() == trial);
+    let paid = charges.iter().filter(|c| c["status"] == "succeeded" && c["captured"] == true && !is_trial(c));
     paid.reduce(|best, c| if c["created"].as_i64() > best["created"].as_i64() { c } else { best })
 }
 
@@ -191,46 +215,53 @@ fn decide(charge: &Json, asked: &Asked) -> Result<RefundIntent> {
 /// What an intent of an earlier request came to, or its end if it has none yet.
 async fn carry_on(env: &Env, intent: &RefundIntent, asked_by: &str) -> Result<Json> {
     match &intent.answer {
-        Some(answer) if answer["ok"] == true => Ok(answer.clone()),
-        _ => finish(env, intent, asked_by).await,
+        Some(answer) if answer["ok"] == true => Ok(as_it_is_now(answer.clone(), Some(intent))),
+        _ => resume(env, intent, asked_by).await,
     }
 }
 
-/// Asks the provider and writes down what came of it.
+/// Asks the provider and writes down what came of it. When it says that it failed, or nothing, the refund may have been made all the same,
+/// and the key would only repeat the failure: then its refunds are read.
 async fn finish(env: &Env, intent: &RefundIntent, asked_by: &str) -> Result<Json> {
-    match env.provider().create_refund(&intent.charge, Some(intent.amount), intent.reason.as_deref(), &intent.id).await {
-        Ok(answer) => succeeded(env, intent, &answer.body, answer.replayed, asked_by).await,
+    match env.provider().create_intended_refund(&intent.charge, Some(intent.amount), intent.reason.as_deref(), &intent.id).await {
+        Ok(answer) => succeeded(env, intent, &answer, answer.replayed, asked_by).await,
+        Err(error) if error.code == Code::Unavailable => match made(env, intent).await {
+            Ok(Some(refund)) => succeeded(env, intent, &refund, false, asked_by).await,
+            _ => Err(failed(env, intent, error, asked_by).await?),
+        },
         Err(error) => Err(failed(env, intent, error, asked_by).await?),
     }
 }
 
-async fn succeeded(env: &Env, intent: &RefundIntent, refund: &Json, again: bool, asked_by: &str) -> Result<Json> {
-    let status = refund["status"].as_str().unwrap_or("pending");
-    let state = match status {
-        "succeeded" => "succeeded",
-        "failed" | "canceled" => "failed",
-        _ => "pending",
-    };
-    let refund_id = refund["id"].as_str().unwrap_or_default();
+async fn succeeded(env: &Env, intent: &RefundIntent, refund: &Answer, again: bool, asked_by: &str) -> Result<Json> {
+    let (body, at) = (&refund.body, refund.provider_now.timestamp());
+    let (status, refund_id) = (body["status"].as_str().unwrap_or("pending"), body["id"].as_str().unwrap_or_default());
     let answer = json!({
-        "ok": true, "refund_id": refund_id, "payment_id": intent.charge, "amount_minor": refund["amount"].as_i64().unwrap_or(intent.amount),
+        "ok": true, "refund_id": refund_id, "payment_id": intent.charge, "amount_minor": body["amount"].as_i64().unwrap_or(intent.amount),
         "currency": intent.currency, "status": status, "replayed": again,
     });
     let fact = env.fact("refund.result", &intent.id, json!({"refund_id": refund_id, "status": status, "amount_minor": intent.amount}));
-    if env.store().end_refund_intent(&intent.id, state, Some(refund_id), &answer, env.now(), fact).await? {
+    // An answer that we do not understand is an answer all the same: its webhook books it.
+    let applied = ledger::from_answer(body, at).ok().flatten().unwrap_or_default();
+    let end = RefundEnd { id: &intent.id, refund_id, answer: &answer, applied: &applied };
+    if env.store().end_refund_intent(&end, &origin(env, at), fact).await? {
         log(env, intent, asked_by, &answer).await; // once: of several who asked at the same time one wrote the end
     }
     Ok(answer)
 }
 
+pub(super) fn origin(env: &Env, at: i64) -> Origin<'static> {
+    Origin { provider: STRIPE, livemode: env.config().provider.mode.is_live(), event_id: None, origin: "api", at, now: env.now() }
+}
+
 /// Writes a refusal down; after a lost answer the intent stays open, because nobody knows.
 async fn failed(env: &Env, intent: &RefundIntent, error: Error, asked_by: &str) -> Result<Error> {
-    let unknown = error.is_retryable() || error.reason == "idempotency_key_in_use";
+    let unknown = error.is_retryable() || matches!(error.reason.as_ref(), "idempotency_key_in_use" | "livemode_mismatch");
     let error = translated(error);
     let line = json!({"ok": false, "error": error.message, "reason": error.reason, "outcome_known": !unknown});
     if !unknown {
         let fact = env.fact("refund.result", &intent.id, line.clone());
-        env.store().end_refund_intent(&intent.id, "failed", None, &line, env.now(), fact).await?;
+        env.store().refuse_refund_intent(&intent.id, &line, env.now(), fact).await?;
     }
     log(env, intent, asked_by, &line).await;
     Ok(error)
@@ -279,39 +310,20 @@ async fn carry_on_unfinished(env: &Env, charge: &Json, asked: &Asked) -> Result<
     }
 }
 
-/// Finishes refunds that were intended and have no outcome: after a crash or a lost answer, with the same idempotency key, and never
-/// twice, because the charge is read first (the provider forgets keys after a day). Those of the last minute belong to a
-/// request that may still be going on. Answers how many were finished.
-pub async fn resume_open_intents(env: &Env) -> Result<usize> {
-    if test_mode(env).is_err() {
-        return Ok(0);
-    }
-    let open = env.store().open_refund_intents().await?;
-    let mut done = 0;
-    let old = |i: &&RefundIntent| i.state == "intended" && (i.created_at < env.started_at() || env.now() - i.created_at > IN_FLIGHT);
-    for intent in open.iter().filter(old) {
-        match resume(env, intent, "resume").await {
-            Ok(_) => {
-                tracing::warn!(target: "gateway", intent = intent.id, "an interrupted refund was finished");
-                done += 1;
-            }
-            Err(error) if error.is_retryable() => return Err(error),
-            Err(error) => tracing::warn!(target: "gateway", intent = intent.id, %error, "an interrupted refund was given up"),
-        }
-    }
-    Ok(done)
-}
-
-async fn resume(env: &Env, intent: &RefundIntent, asked_by: &str) -> Result<Json> {
-    let charge = env.provider().charge(&intent.charge).await.map_err(by_provider)?;
-    let before = refunded_before(intent);
-    let result = if before.is_some() && charge["amount_refunded"].as_i64() == before {
-        finish(env, intent, asked_by).await
+/// Brings an intent without an outcome to its end: reads what the provider has before anything is asked of it again.
+pub(super) async fn resume(env: &Env, intent: &RefundIntent, asked_by: &str) -> Result<Json> {
+    let result = if let Some(refund) = made(env, intent).await.map_err(by_provider)? {
+        succeeded(env, intent, &refund, true, asked_by).await
     } else {
-        let refunds = env.provider().refunds_of_charge(&intent.charge).await.map_err(by_provider)?;
-        match refunds.iter().find(|r| r["amount"].as_i64() == Some(intent.amount)) {
-            Some(refund) => succeeded(env, intent, refund, true, asked_by).await,
-            None => Err(failed(env, intent, nothing("the payment was refunded otherwise meanwhile"), asked_by).await?),
+        let charge = env.provider().charge(&intent.charge).await.map_err(by_provider)?;
+        let before = refunded_before(intent);
+        if before.is_some() && charge["amount_refunded"].as_i64() == before {
+            finish(env, intent, asked_by).await
+        } else {
+            let error = failed(env, intent, nothing("the payment was refunded otherwise meanwhile"), asked_by).await?;
+            // That it was not made is known by now, though the call itself was never answered.
+            env.store().call_answered(&intent.id, 409, None, None, env.now()).await?;
+            Err(error)
         }
     };
     if let (Ok(answer), Some(key)) = (&result, &intent.caller_key) {
@@ -320,9 +332,39 @@ async fn resume(env: &Env, intent: &RefundIntent, asked_by: &str) -> Result<Json
     result
 }
 
+/// The refund that was made for this intent: the one that carries its id. One without any such mark (made by an older program) counts
+/// only if it is the only one of this amount and belongs to no other intent.
+async fn made(env: &Env, intent: &RefundIntent) -> Result<Option<Answer>> {
+    let refunds = env.provider().refunds_of_charge(&intent.charge).await?;
+    let mut found = refunds.iter().find(|r| intent_of(r) == Some(&intent.id)).and_then(|r| r["id"].as_str());
+    if found.is_none() {
+        let alike: Vec<_> = refunds.iter().filter(|r| intent_of(r).is_none() && r["amount"].as_i64() == Some(intent.amount)).collect();
+        if let [only] = alike.as_slice()
+            && let Some(id) = only["id"].as_str()
+            && !env.store().has_refund(id).await?
+        {
+            found = Some(id);
+        }
+    }
+    match found {
+        Some(id) => env.provider().object(OpenObject::Refund, id).await.map(Some),
+        None => Ok(None),
+    }
+}
+
 /// How much of the charge was refunded when the intent was made: it is part of its id.
 fn refunded_before(intent: &RefundIntent) -> Option<i64> {
-    intent.id.rsplit('-').nth(1)?.parse().ok()
+    let tail = intent.id.strip_prefix("ep-refund-")?.strip_prefix(intent.charge.as_str())?.strip_prefix('-')?;
+    tail.split('-').next()?.parse().ok()
+}
+
+/// An answer of before with the state that its refund has by now.
+fn as_it_is_now(mut answer: Json, intent: Option<&RefundIntent>) -> Json {
+    match intent.map(|i| i.state.as_str()) {
+        Some(state @ ("succeeded" | "failed")) if answer["status"] != "canceled" => answer["status"] = state.into(),
+        _ => {}
+    }
+    answer
 }
 
 #[cfg(test)]
@@ -348,8 +390,14 @@ mod tests {
         failed["status"] = "failed".into();
         authorised["captured"] = false.into();
         let charges = [charge("ch_1", 10), authorised, failed, charge("ch_2", 20), charge("ch_2b", 20)];
-        assert_eq!(newest(&charges).unwrap()["id"], "ch_2");
-        assert!(newest(&charges[1..3]).is_none());
+        assert_eq!(newest(&charges, None).unwrap()["id"], "ch_2");
+        assert!(newest(&charges[1..3], None).is_none());
+        let mut trial = charge("ch_9", 90);
+        trial["customer"] = "cus_trial".into();
+        let mut marked = charge("ch_8", 80);
+        marked["metadata"] = json!({canary::MARK: "can_1"});
+        let with_trials = [trial, marked, charge("ch_2", 20)];
+        assert_eq!(newest(&with_trials, Some("cus_trial")).unwrap()["id"], "ch_2");
     }
 
     #[test]
@@ -401,5 +449,7 @@ mod tests {
     fn an_intents_id_tells_what_was_refunded_before() {
         let intent = decide(&with("amount_refunded", json!(400)), &Asked::default()).unwrap();
         assert_eq!(refunded_before(&intent), Some(400));
+        let again = RefundIntent { id: format!("{}-r2", intent.id), ..intent };
+        assert_eq!(refunded_before(&again), Some(400));
     }
 }

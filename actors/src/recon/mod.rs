@@ -1,13 +1,21 @@
 //! Recon owns the reconciliation runs and the open exceptions. A run works in a task of its own, so questions are answered
-//! meanwhile; it is the actor's, so a crash ends it and the timer records the failure. The decision itself is pure
-//! (`domain/reconcile`); what is here fetches both sides, keeps them, and writes the result down.
+//! meanwhile; it is the actor's, so a crash ends it and the timer records the failure. The decisions are pure (`domain/reconcile`,
+//! `domain/finance`, `domain/payout_watch`); what is here fetches both sides, keeps them, and writes the result down.
 
+pub mod archive;
+mod finance;
 mod payouts;
+mod watch;
+
+pub use watch::watched;
+
+pub use payouts::recompute;
 
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
+use tokio::task::JoinSet;
 
 use crate::{
     actor::{self, Probe, Probed, Reply},
@@ -21,8 +29,20 @@ pub const NOUN: &str = "recon";
 /// A run ends within this, or it is given up.
 pub const LIMIT: Duration = Duration::from_mins(10);
 
+/// How soon after the start the payouts are looked at.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
+
 pub enum Message {
-    Payouts { run: Run, reply: Reply<Record> },
+    Payouts {
+        run: Run,
+        reply: Reply<Record>,
+    },
+    Finance {
+        run: Run,
+        reply: Reply<Record>,
+    },
+    /// Look at the coming payouts.
+    Look,
     Probe(Probe, Reply<()>),
 }
 
@@ -38,23 +58,53 @@ pub async fn payouts(run: &Run) -> Result<Record> {
     actor::call(&run.env, NOUN, LIMIT, |reply| Message::Payouts { run: run.clone(), reply }).await
 }
 
+/// Reconciles invoices, payments and the balance; the record is that of `logs/finance_reconcile.json`. Errors: `conflict` if one is
+/// running, `unavailable` if the provider does not answer.
+pub async fn finance(run: &Run) -> Result<Record> {
+    actor::call(&run.env, NOUN, LIMIT, |reply| Message::Finance { run: run.clone(), reply }).await
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Recon;
 
+/// One of each may go on at a time.
+#[derive(Debug)]
+pub struct State {
+    env: Env,
+    payouts: OneRun,
+    finance: OneRun,
+    look: JoinSet<()>,
+}
+
 impl Actor for Recon {
     type Msg = Message;
-    type State = OneRun;
+    type State = State;
     type Arguments = Env;
 
-    async fn pre_start(&self, _: ActorRef<Message>, _: Env) -> Result<OneRun, ActorProcessingErr> {
-        Ok(OneRun::default())
+    async fn pre_start(&self, myself: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
+        // A command that works without a running daemon does nothing of its own accord.
+        if env.config().timer.enabled {
+            myself.send_after(FIRST_LOOK.min(watch::every(&env)), || Message::Look);
+        }
+        Ok(State { env, payouts: OneRun::default(), finance: OneRun::default(), look: JoinSet::new() })
     }
 
-    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut OneRun) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let busy = || Error::conflict("recon_running", "a reconciliation is running");
         match message {
             Message::Payouts { run, reply } => {
-                let busy = Error::conflict("recon_running", "a reconciliation is running");
-                state.start(&run.clone(), reply, busy, async move { payouts::run(&run).await });
+                state.payouts.start(&run.clone(), reply, busy(), async move { payouts::run(&run).await });
+            }
+            Message::Finance { run, reply } => {
+                state.finance.start(&run.clone(), reply, busy(), async move { finance::run(&run).await });
+            }
+            Message::Look => {
+                myself.send_after(watch::every(&state.env), || Message::Look);
+                while state.look.try_join_next().is_some() {}
+                if state.look.is_empty() {
+                    let env = state.env.clone();
+                    state.look.spawn(async move { watch::look(&env).await });
+                }
             }
             Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
@@ -113,3 +163,6 @@ async fn keep(run: &Run, outcome: Outcome<'_>, looked_at: impl Fn(&Json) -> bool
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,149 +1,215 @@
 //! Reconciling payouts: fetches both sides, asks `domain/reconcile`, keeps the result. A fetch that failed makes the run incomplete and is
-//! never taken for an empty list; what could not be judged is not called missing.
+//! never taken for an empty list; nothing is called missing at the provider before the provider was asked about it by name.
 
-use std::{collections::HashSet, io::Write as _};
+mod fetch;
+mod inputs;
+#[cfg(test)]
+mod tests;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Value as Json, json};
+use std::collections::{HashMap, HashSet};
+
+use chrono::TimeDelta;
+use serde_json::Value as Json;
 
 use super::Outcome;
 use crate::{
     alert,
     domain::{
         alert_rule::{Check, Severity},
-        reconcile::{Input, Payout, ProviderInfo, Report, Transaction, reconcile},
+        ledger::Kind,
+        reconcile::{ExceptionKind, Input, ProviderInfo, Report, Transaction, reconcile},
     },
     env::{Env, rfc3339},
     error::{Error, Result},
     providers::stripe::API_VERSION,
-    store::Finding,
+    store::{ExceptionRow, Finding},
     task::{Record, Run},
 };
+pub use inputs::recompute;
+use inputs::{Inputs, ledger_json, pack, trimmed};
 
-/// How far before the window the ledger is read: what a payout at its start may contain.
-const LEDGER_MARGIN_DAYS: i64 = 40;
+/// How far before the oldest payout the ledger is read: what it may contain.
+const LEDGER_MARGIN: TimeDelta = TimeDelta::days(40);
+/// Ledger rows that the provider is asked about one by one, in one run; the rest wait for the next.
+const QUESTIONS: usize = 200;
 
-/// Both sides of a reconciliation, as fetched.
-struct Sides {
-    now: DateTime<Utc>,
-    window_from: i64,
-    payouts: Vec<Json>,
-    /// With the payout whose list it came from.
-    transactions: Vec<(Json, Option<String>)>,
-    errors: Vec<String>,
-}
-
-/// Reconciles the payouts of the window and writes the result down.
+/// Reconciles the payouts of the window, and older ones that are not done with, and writes the result down.
 pub(super) async fn run(run: &Run) -> Result<Record> {
-    let env = &run.env;
-    let sides = fetch(env).await?;
-    let livemode = env.config().provider.mode.is_live();
-    let ledger_from = sides.window_from - TimeDelta::days(LEDGER_MARGIN_DAYS).num_seconds();
-    let ledger = env.store().ledger_lines(livemode, ledger_from, sides.now.timestamp()).await?;
-    let input = Input {
-        payouts: sides.payouts.iter().map(Payout::from_json).collect::<Result<_, _>>().map_err(bad_object)?,
-        transactions: sides
-            .transactions
-            .iter()
-            .map(|(t, payout)| Transaction::from_json(t, payout.as_deref()))
-            .collect::<Result<_, _>>()
-            .map_err(bad_object)?,
-        ledger,
-        now: sides.now.timestamp(),
-        window_from: sides.window_from,
-        grace_days: env.config().recon.grace_days,
-        complete: sides.errors.is_empty(),
-        errors: sides.errors.clone(),
-        provider: ProviderInfo { name: env.config().provider.mode.as_str().to_owned(), api_version: API_VERSION.to_owned(), livemode },
-    };
-    let mut report = reconcile(&input);
-    let generated_at = rfc3339(env.now());
-    (report.ts, report.run_id, report.generated_at) = (Some(generated_at.clone()), Some(run.run_id.clone()), Some(generated_at));
-    let json = serde_json::to_value(&report)?;
-    let findings = report
-        .exceptions
-        .iter()
-        .map(|e| Finding {
-            id: e.id.clone(),
-            kind: e.kind.as_str(),
-            severity: e.severity.as_str(),
-            currency: e.currency.clone(),
-            risk: e.at_risk(),
-            sides: e.sides(),
-            body: serde_json::to_value(e).unwrap_or_default(),
-        })
-        .collect();
-    let outcome = Outcome {
-        scope: "payouts",
-        recon_id: &report.recon_id,
-        input_digest: &report.input_digest,
-        complete: report.complete,
-        ok: report.ok,
-        inputs: inputs(&input, &sides)?,
-        report: &json,
-        findings,
-    };
-    super::keep(run, outcome, |_| true).await?;
-    alert::evaluate(env, vec![exceptions_check(&report)]).await?;
+    let (report, json) = reconciled(run).await?;
+    alert::evaluate(&run.env, vec![exceptions_check(&report)]).await?;
     match json {
         Json::Object(map) => Ok(map),
         other => Err(Error::internal(format!("a report is an object, not {other}"))),
     }
 }
 
-fn bad_object(error: String) -> Error {
-    Error::internal(format!("the provider's answer: {error}"))
-}
-
-/// Asks the provider for everything in the window. A payout whose members cannot be fetched makes the run incomplete; the rest
-/// is not reconciled without its lists at all.
-async fn fetch(env: &Env) -> Result<Sides> {
-    let provider = env.provider();
-    let now = provider.now().await?;
-    let window_from = (now - TimeDelta::days(env.config().recon.window_days)).timestamp();
-    let payouts = provider.payouts(window_from, now.timestamp()).await?;
-    let (mut transactions, mut errors, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
-    for payout in payouts.iter().filter(|p| p["automatic"] == true && p["reconciliation_status"] == "completed") {
-        let Some(id) = payout["id"].as_str() else { continue };
-        match provider.balance_transactions_of_payout(id).await {
-            Ok(members) => {
-                for member in members {
-                    seen.insert(member["id"].as_str().unwrap_or_default().to_owned());
-                    transactions.push((member, Some(id.to_owned())));
-                }
-            }
-            Err(error) => errors.push(format!("{id}: {error}")),
-        }
+/// The report, kept with its inputs, and the same as JSON.
+async fn reconciled(run: &Run) -> Result<(Report, Json)> {
+    let env = &run.env;
+    let (previous, open) = before(env).await?;
+    let mut inputs = fetch_both(env, &previous, &open).await?;
+    let mut input = inputs.read()?;
+    let mut report = reconcile(&input);
+    if ask(env, &report, &open, &mut inputs, &mut input).await {
+        report = reconcile(&input);
     }
-    let all = provider.balance_transactions(window_from, now.timestamp()).await?;
-    let unsettled = all.into_iter().filter(|t| !seen.contains(t["id"].as_str().unwrap_or_default()));
-    transactions.extend(unsettled.map(|t| (t, None)));
-    Ok(Sides { now, window_from, payouts, transactions, errors })
+    let generated_at = rfc3339(env.now());
+    (report.ts, report.run_id, report.generated_at) = (Some(generated_at.clone()), Some(run.run_id.clone()), Some(generated_at));
+    let json = serde_json::to_value(&report)?;
+    let outcome = Outcome {
+        scope: "payouts",
+        recon_id: &report.recon_id,
+        input_digest: &report.input_digest,
+        complete: report.complete,
+        ok: report.ok,
+        inputs: pack(&inputs)?,
+        report: &json,
+        findings: findings(&report),
+    };
+    let scope = Scope::new(&input, &report, &previous);
+    super::keep(run, outcome, |body| scope.has(body)).await?;
+    Ok((report, json))
 }
 
-/// Both sides, compressed, so that the run can be recomputed without the provider.
-fn inputs(input: &Input, sides: &Sides) -> Result<Vec<u8>> {
-    let transactions: Vec<Json> = sides
-        .transactions
-        .iter()
-        .map(|(t, payout)| {
-            let mut t = t.clone();
-            t["payout"] = payout.clone().into();
-            t
-        })
-        .collect();
-    let ledger: Vec<Json> = input
+/// The inputs of the run before, empty at first, and the exceptions that are open.
+async fn before(env: &Env) -> Result<(Inputs, Vec<ExceptionRow>)> {
+    let open = env.store().open_exceptions("payouts").await?;
+    let previous = match env.store().latest_recon_inputs("payouts").await? {
+        Some((_, packed)) => Inputs::from_packed(&packed).unwrap_or_else(|error| {
+            tracing::warn!(actor = super::NOUN, error = %error, "the inputs of the run before cannot be read");
+            Inputs::default()
+        }),
+        None => Inputs::default(),
+    };
+    Ok((previous, open))
+}
+
+/// Everything is judged as of one instant, by the provider's clock.
+async fn fetch_both(env: &Env, previous: &Inputs, open: &[ExceptionRow]) -> Result<Inputs> {
+    let (config, now) = (env.config(), env.provider().now().await?);
+    let window_from = (now - TimeDelta::days(config.recon.window_days)).timestamp();
+    let open_payouts: HashSet<String> = open.iter().filter_map(|e| e.body["payout_id"].as_str()).map(str::to_owned).collect();
+    let fetched = fetch::fetch(env, now, window_from, previous, &open_payouts).await?;
+    let oldest = fetched.payouts.iter().filter_map(|p| p["created"].as_i64()).min().map_or(window_from, |at| at.min(window_from));
+    let livemode = config.provider.mode.is_live();
+    let ledger = env.store().ledger_lines(livemode, oldest - LEDGER_MARGIN.num_seconds(), now.timestamp()).await?;
+    let methods: HashMap<&str, &Json> = previous
         .ledger
         .iter()
-        .map(|l| json!({"id": l.id, "kind": l.kind, "source": l.source, "seq": l.seq, "amount": l.amount, "currency": l.currency, "at": l.at}))
+        .filter_map(|l| Some((l["source"].as_str()?, &l["payment_method_type"])))
+        .filter(|(_, m)| !m.is_null())
         .collect();
-    let all = json!({
-        "payouts": sides.payouts, "transactions": transactions, "ledger": ledger, "now": input.now, "window_from": input.window_from,
-        "grace_days": input.grace_days, "errors": input.errors,
+    let ledger = ledger.iter().map(|line| {
+        let mut line = ledger_json(line);
+        if let Some(method) = line["source"].as_str().and_then(|source| methods.get(source)) {
+            line["payment_method_type"] = (*method).clone();
+        }
+        line
     });
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(all.to_string().as_bytes())?;
-    Ok(gzip.finish()?)
+    Ok(Inputs {
+        ledger: ledger.collect(),
+        payouts: fetched.payouts,
+        transactions: fetched.transactions,
+        now: now.timestamp(),
+        window_from,
+        grace_days: config.recon.grace_days,
+        errors: fetched.errors,
+        unread: fetched.unread,
+        unasked: Vec::new(),
+        provider: ProviderInfo { name: config.provider.mode.as_str().to_owned(), api_version: API_VERSION.to_owned(), livemode },
+    })
+}
+
+/// Asks the provider about each ledger row that would be called missing for the first time; true if that changed the input. A bank debit
+/// takes longer, so how the charge was paid is looked up as well.
+async fn ask(env: &Env, report: &Report, open: &[ExceptionRow], inputs: &mut Inputs, input: &mut Input) -> bool {
+    let asked_before: HashSet<&str> = open.iter().map(|e| e.id.as_str()).collect();
+    let missing = report.exceptions.iter().filter(|e| e.kind == ExceptionKind::MissingProvider && !asked_before.contains(e.id.as_str()));
+    let mut sources: Vec<String> = missing.filter_map(|e| e.source_id.clone()).collect();
+    sources.dedup();
+    let known: HashSet<String> = input.transactions.iter().map(|t| t.id.clone()).collect();
+    for (n, source) in sources.iter().enumerate() {
+        if n >= QUESTIONS {
+            inputs.unasked.push(source.clone());
+            continue;
+        }
+        let found = match env.provider().balance_transactions_of_source(source, input.now).await {
+            Ok(found) => found,
+            Err(error) => {
+                inputs.errors.push(format!("the balance transactions of {source} could not be read: {error}"));
+                inputs.unasked.push(source.clone());
+                continue;
+            }
+        };
+        let found = found.iter().filter(|t| t["id"].as_str().is_some_and(|id| !known.contains(id)));
+        let found: Vec<Json> = found.map(|t| trimmed(t, None)).collect();
+        if found.is_empty() {
+            let method = method(env, source).await;
+            let lines = inputs.ledger.iter_mut().filter(|l| l["source"] == source.as_str() && l["kind"] == Kind::Charge.as_str());
+            lines.for_each(|line| line["payment_method_type"] = method.clone());
+        }
+        inputs.transactions.extend(found);
+    }
+    let changed = !sources.is_empty();
+    if changed {
+        match inputs.read() {
+            Ok(read) => *input = read,
+            Err(error) => tracing::error!(actor = super::NOUN, error = %error, "the provider's answer about single rows is left out"),
+        }
+    }
+    changed
+}
+
+/// How a charge was paid, as its own events said; null if that is not known.
+async fn method(env: &Env, charge: &str) -> Json {
+    let object = env.store().object("charge", charge).await.ok().flatten();
+    object.map_or(Json::Null, |object| object.body["payment_method_details"]["type"].clone())
+}
+
+/// What a run looked at: an exception it does not find again is over only if it is about that.
+struct Scope {
+    payouts: HashSet<String>,
+    transactions: HashSet<String>,
+    ledger: HashSet<String>,
+}
+
+impl Scope {
+    fn new(input: &Input, report: &Report, previous: &Inputs) -> Self {
+        let from = input.window_from;
+        // A transaction that was there and is gone belongs to the window by the time it had.
+        let before = previous.transactions.iter().filter(|t| t["created"].as_i64().is_some_and(|at| at >= from));
+        let before = before.filter_map(|t| t["id"].as_str().map(str::to_owned));
+        Self {
+            payouts: report.payouts.iter().map(|p| p.id.clone()).collect(),
+            transactions: input.transactions.iter().map(|t: &Transaction| t.id.clone()).chain(before).collect(),
+            ledger: input.ledger.iter().filter(|l| l.at >= from).map(|l| l.id.clone()).collect(),
+        }
+    }
+
+    fn has(&self, exception: &Json) -> bool {
+        let (row, payout) = (exception["balance_transaction_id"].as_str(), exception["payout_id"].as_str());
+        match (row, payout) {
+            (Some(row), _) => self.transactions.contains(row),
+            (None, Some(payout)) => self.payouts.contains(payout),
+            (None, None) => {
+                let ids = exception["ledger_ids"].as_array();
+                ids.into_iter().flatten().filter_map(Json::as_str).any(|id| self.ledger.contains(id))
+            }
+        }
+    }
+}
+
+fn findings(report: &Report) -> Vec<Finding> {
+    let finding = |e: &crate::domain::reconcile::Exception| Finding {
+        id: e.id.clone(),
+        kind: e.kind.as_str(),
+        severity: e.severity.as_str(),
+        currency: e.currency.clone(),
+        risk: e.at_risk(),
+        sides: e.sides(),
+        body: serde_json::to_value(e).unwrap_or_default(),
+    };
+    report.exceptions.iter().map(finding).collect()
 }
 
 fn exceptions_check(report: &Report) -> Check {

@@ -54,7 +54,21 @@ pub(super) fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection
             .execute_batch(&format!("BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {}; COMMIT;", index + 1))
             .map_err(|e| sql_error(e).context(format!("migration {}", index + 1)))?;
     }
+    keep_ledger_append_only(&connection)?;
     Ok(connection)
+}
+
+/// What SQLite can refuse by itself, in its own dialect: a row of the ledger is never changed and never removed.
+fn keep_ledger_append_only(connection: &Connection) -> Result<()> {
+    let has_ledger = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'ledger'";
+    if connection.query_row(has_ledger, [], |r| r.get::<_, i64>(0)).map_err(sql_error)? == 0 {
+        return Ok(());
+    }
+    let triggers = "CREATE TRIGGER IF NOT EXISTS ledger_is_not_changed BEFORE UPDATE ON ledger
+          BEGIN SELECT RAISE(ABORT, 'a row of the ledger is never changed: append a correction'); END;
+        CREATE TRIGGER IF NOT EXISTS ledger_is_not_shortened BEFORE DELETE ON ledger
+          BEGIN SELECT RAISE(ABORT, 'a row of the ledger is never removed: append a correction'); END;";
+    connection.execute_batch(triggers).map_err(sql_error)
 }
 
 /// The database holds customers' addresses: nobody but its owner reads it. Its companion files get the mode it has when it is opened.

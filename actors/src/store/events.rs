@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Store,
+    booking::{Origin, booked},
     engine::{Batch, Fact, Row, Value},
 };
 use crate::{domain::ledger::Applied, error::Result};
@@ -14,6 +15,8 @@ pub struct NewEvent {
     pub event_id: String,
     pub event_type: String,
     pub object_id: Option<String>,
+    /// The state of that object, if it has one.
+    pub object_state: Option<String>,
     /// Unix seconds, the provider's clock.
     pub created: i64,
     pub livemode: bool,
@@ -38,6 +41,11 @@ pub struct EventRow {
     pub attempts: i64,
     pub error: Option<String>,
     pub duplicates: i64,
+    pub object_state: Option<String>,
+    /// `webhook` or `backfill`.
+    pub origin: String,
+    /// The event that told the same before: of the same type, about the same object in the same state.
+    pub same_fact_as: Option<String>,
 }
 
 /// An event that waits to be processed.
@@ -56,28 +64,33 @@ pub struct OpenEvent {
 pub struct EventFilter {
     pub event_type: String,
     pub status: String,
+    pub object_id: String,
     /// Received at or after, microseconds since the Unix epoch.
     pub since: i64,
+    /// Received before, microseconds since the Unix epoch; 0: until now.
+    pub until: i64,
+    /// Without those that told what another had told before.
+    pub distinct: bool,
     /// Cursor: only rows with a smaller `n`; 0 starts at the newest.
     pub before: i64,
     pub limit: i64,
 }
 
 const INSERT: &str =
-    "INSERT INTO webhook_event (event_id, event_type, object_id, created, livemode, received_at, status, origin, next_try_at, body)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'received', ?7, 0, ?8) ON CONFLICT (event_id) DO NOTHING";
-const LIST: &str = "SELECT n, event_id, event_type, object_id, created, livemode, received_at, status, attempts, error, duplicates
-    FROM webhook_event WHERE (?1 = '' OR event_type = ?1) AND (?2 = '' OR status = ?2) AND received_at >= ?3 AND (?4 = 0 OR n < ?4)
-    ORDER BY n DESC LIMIT ?5";
-const OBJECT: &str = "INSERT INTO provider_object (kind, id, livemode, status, rank, event_created, customer, email, amount, currency, parent, created, body)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
-    ON CONFLICT (kind, id) DO UPDATE SET livemode = excluded.livemode, status = excluded.status, rank = excluded.rank,
-    event_created = excluded.event_created, customer = excluded.customer, email = excluded.email, amount = excluded.amount,
-    currency = excluded.currency, parent = excluded.parent, created = excluded.created, body = excluded.body
-    WHERE excluded.event_created > provider_object.event_created
-    OR (excluded.event_created = provider_object.event_created AND excluded.rank >= provider_object.rank)";
-const LEDGER: &str = "INSERT INTO ledger (id, provider, livemode, kind, source, seq, amount, currency, at, customer, invoice, payment_intent, event_id, origin, recorded_at)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT (provider, livemode, kind, source, seq) DO NOTHING";
+    "INSERT INTO webhook_event (event_id, event_type, object_id, created, livemode, received_at, status, origin, next_try_at, body, object_state)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'received', ?7, 0, ?8, ?9) ON CONFLICT (event_id) DO NOTHING";
+
+/// The columns of `event_row`; `e` is the event.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT n, event_id, event_type, object_id, created, livemode, received_at, status, attempts, error, duplicates, object_state, origin,
+            (SELECT f.event_id FROM webhook_event f WHERE f.object_id = e.object_id AND f.event_type = e.event_type
+             AND f.object_state = e.object_state AND f.n < e.n ORDER BY f.n LIMIT 1) FROM webhook_event e ",
+            $rest
+        )
+    };
+}
 
 impl Store {
     /// Stores an event with its journal entry, or counts a duplicate. Answers whether it is new, after the commit.
@@ -95,6 +108,7 @@ impl Store {
                     event.received_at.into(),
                     event.origin.into(),
                     event.body.into(),
+                    event.object_state.into(),
                 ],
             )
             .journal(fact);
@@ -106,15 +120,49 @@ impl Store {
         Ok(is_new)
     }
 
+    /// Newest first.
     pub async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
+        let sql = select!(
+            "WHERE (?1 = '' OR event_type = ?1) AND (?2 = '' OR status = ?2) AND (?3 = '' OR object_id = ?3) AND received_at >= ?4
+            AND (?5 = 0 OR received_at < ?5) AND (?6 = 0 OR n < ?6) AND (?7 = 0 OR object_state IS NULL OR NOT EXISTS
+            (SELECT 1 FROM webhook_event g WHERE g.object_id = e.object_id AND g.event_type = e.event_type
+             AND g.object_state = e.object_state AND g.n < e.n)) ORDER BY n DESC LIMIT ?8"
+        );
         let params = vec![
             filter.event_type.as_str().into(),
             filter.status.as_str().into(),
+            filter.object_id.as_str().into(),
             filter.since.into(),
+            filter.until.into(),
             filter.before.into(),
+            filter.distinct.into(),
             filter.limit.into(),
         ];
-        self.engine.read(LIST, params).await?.iter().map(event_row).collect()
+        self.engine.read(sql, params).await?.iter().map(event_row).collect()
+    }
+
+    /// One event with its raw body.
+    pub async fn event(&self, event_id: &str) -> Result<Option<(EventRow, String)>> {
+        let rows = self.engine.read(select!("WHERE event_id = ?1"), vec![event_id.into()]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let bodies = self.engine.read("SELECT body FROM webhook_event WHERE event_id = ?1", vec![event_id.into()]).await?;
+        bodies.first().map(|body| Ok((event_row(row)?, body.text(0)?.to_owned()))).transpose()
+    }
+
+    /// (event id, status) of the events that were created in this time of the provider, both ends included.
+    pub async fn event_statuses(&self, created_gte: i64, created_lte: i64) -> Result<Vec<(String, String)>> {
+        let sql = "SELECT event_id, status FROM webhook_event WHERE created >= ?1 AND created <= ?2";
+        let rows = self.engine.read(sql, vec![created_gte.into(), created_lte.into()]).await?;
+        rows.iter().map(|r| Ok((r.text(0)?.to_owned(), r.text(1)?.to_owned()))).collect()
+    }
+
+    /// Any event that was dealt with waits to be processed again, with all its attempts; `fact` is in the same commit. False if there is no
+    /// such event, or it waits already.
+    pub async fn replay_event(&self, event_id: &str, now: DateTime<Utc>, fact: Fact) -> Result<bool> {
+        let sql = "UPDATE webhook_event SET status = 'received', attempts = 0, next_try_at = ?2 WHERE event_id = ?1
+            AND (status <> 'received' OR next_try_at > ?2)";
+        let batch = Batch::new().guard(sql, vec![event_id.into(), now.into()]).journal(fact);
+        Ok(self.engine.write(batch).await?.affected(0) == 1)
     }
 
     /// Events that wait to be processed and whose time has come, oldest first.
@@ -144,9 +192,9 @@ impl Store {
     /// Events that failed for good and that `self_heal` did not put back since `since`, newest first: what has failed for long is least
     /// likely to be understood now. The journal's own facts say what was put back.
     pub async fn failed_events(&self, since: DateTime<Utc>, limit: i64) -> Result<Vec<EventRow>> {
-        let sql = "SELECT n, event_id, event_type, object_id, created, livemode, received_at, status, attempts, error, duplicates
-            FROM webhook_event WHERE status = 'failed'
-            AND event_id NOT IN (SELECT subject FROM journal WHERE kind = 'self_heal.repaired' AND at >= ?1) ORDER BY n DESC LIMIT ?2";
+        let sql = select!(
+            "WHERE status = 'failed' AND event_id NOT IN (SELECT subject FROM journal WHERE kind = 'self_heal.repaired' AND at >= ?1) ORDER BY n DESC LIMIT ?2"
+        );
         self.engine.read(sql, vec![since.into(), limit.into()]).await?.iter().map(event_row).collect()
     }
 
@@ -176,48 +224,9 @@ impl Store {
     pub async fn apply_event(&self, event: &OpenEvent, created: i64, applied: &Applied, provider: &str, now: DateTime<Utc>) -> Result<()> {
         let done = "UPDATE webhook_event SET status = 'processed', processed_at = ?2, attempts = attempts + 1, error = NULL WHERE n = ?1 AND status = 'received'";
         let mut batch = Batch::new().guard(done, vec![event.n.into(), now.into()]);
-        for entry in &applied.entries {
-            batch = batch.sql(
-                LEDGER,
-                vec![
-                    format!("le_{}", uuid::Uuid::now_v7().simple()).into(),
-                    provider.into(),
-                    event.livemode.into(),
-                    entry.kind.as_str().into(),
-                    entry.source.as_str().into(),
-                    entry.seq.into(),
-                    entry.amount.into(),
-                    entry.currency.as_str().into(),
-                    entry.at.into(),
-                    entry.customer.clone().into(),
-                    entry.invoice.clone().into(),
-                    entry.payment_intent.clone().into(),
-                    event.event_id.as_str().into(),
-                    event.origin.as_str().into(),
-                    now.into(),
-                ],
-            );
-        }
-        for object in &applied.objects {
-            batch = batch.sql(
-                OBJECT,
-                vec![
-                    object.kind.into(),
-                    object.id.as_str().into(),
-                    event.livemode.into(),
-                    object.status.as_str().into(),
-                    object.rank.into(),
-                    created.into(),
-                    object.customer.clone().into(),
-                    object.email.clone().into(),
-                    object.amount.into(),
-                    object.currency.as_str().into(),
-                    object.parent.clone().into(),
-                    object.created.into(),
-                    (&object.body).into(),
-                ],
-            );
-        }
+        let origin =
+            Origin { provider, livemode: event.livemode, event_id: Some(&event.event_id), origin: &event.origin, at: created, now };
+        batch = booked(batch, applied, &origin);
         self.engine.write(batch).await.map(|_| ())
     }
 
@@ -249,5 +258,8 @@ fn event_row(row: &Row) -> Result<EventRow> {
         attempts: row.int(8)?,
         error: row.opt_text(9)?,
         duplicates: row.int(10)?,
+        object_state: row.opt_text(11)?,
+        origin: row.text(12)?.to_owned(),
+        same_fact_as: row.opt_text(13)?,
     })
 }

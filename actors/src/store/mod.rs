@@ -8,11 +8,19 @@ pub mod sqlite;
 
 mod alerts;
 mod backups;
+mod booking;
+mod calls;
+mod canary;
 mod chain;
 mod events;
+mod finance;
+mod gaps;
 mod interventions;
 mod keys;
 mod ledger;
+#[cfg(test)]
+mod money_tests;
+mod payout_members;
 mod recon;
 mod refunds;
 mod runs;
@@ -22,11 +30,15 @@ mod slo;
 use std::{path::Path, path::PathBuf, sync::Arc};
 
 pub use backups::BackupRow;
+pub use booking::{OpenObjectRow, Origin};
+pub use calls::OpenCall;
+pub use canary::CanaryRow;
 pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
+pub use gaps::GapRow;
 pub use keys::KeyRow;
-pub use ledger::{CurrencyTotals, ObjectRow};
-pub use recon::{ExceptionFilter, ExceptionRow, Finding, NewRecon};
-pub use refunds::{IdempotentAnswer, RefundIntent};
+pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
+pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, NewRecon};
+pub use refunds::{IdempotentAnswer, RefundEnd, RefundIntent};
 pub use runs::{Attempt, Claim, NewRun, Place, RunEnd, RunRow};
 pub use schedule::{AttemptRow, NodeRow, Pause, SlotCount, SlotOutcome};
 

@@ -73,6 +73,20 @@ pub struct ExceptionFilter {
     pub payout: String,
 }
 
+/// What is known of a day's archive.
+#[derive(Clone, Debug)]
+pub struct ArchiveRow {
+    /// `YYYY-MM-DD`.
+    pub date: String,
+    /// `provisional` or `final`.
+    pub state: String,
+    pub sha256: String,
+    /// Of the version it replaced.
+    pub previous_sha256: Option<String>,
+    pub made_at: DateTime<Utc>,
+    pub run_id: String,
+}
+
 macro_rules! select {
     ($rest:literal) => {
         concat!(
@@ -174,6 +188,44 @@ impl Store {
         let rows = self.engine.read(sql, vec![scope.into()]).await?;
         rows.first().map(|r| Ok((r.json(0)?, r.blob(1)?.to_vec()))).transpose()
     }
+
+    pub async fn put_archive(&self, row: &ArchiveRow, fact: Fact) -> Result<()> {
+        let sql = "INSERT INTO recon_archive (date, state, sha256, previous_sha256, made_at, run_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            ON CONFLICT (date) DO UPDATE SET state = excluded.state, sha256 = excluded.sha256, previous_sha256 = excluded.previous_sha256,
+            made_at = excluded.made_at, run_id = excluded.run_id";
+        let params = vec![
+            row.date.as_str().into(),
+            row.state.as_str().into(),
+            row.sha256.as_str().into(),
+            row.previous_sha256.clone().into(),
+            row.made_at.into(),
+            row.run_id.as_str().into(),
+        ];
+        self.engine.write(Batch::new().sql(sql, params).journal(fact)).await.map(|_| ())
+    }
+
+    pub async fn archive(&self, date: &str) -> Result<Option<ArchiveRow>> {
+        let sql = "SELECT date, state, sha256, previous_sha256, made_at, run_id FROM recon_archive WHERE date = ?1";
+        self.engine.read(sql, vec![date.into()]).await?.first().map(archive_row).transpose()
+    }
+
+    /// Archives that were made at night only, oldest first, of days from `from` on.
+    pub async fn provisional_archives(&self, from: &str) -> Result<Vec<ArchiveRow>> {
+        let sql = "SELECT date, state, sha256, previous_sha256, made_at, run_id FROM recon_archive
+            WHERE state = 'provisional' AND date >= ?1 ORDER BY date";
+        self.engine.read(sql, vec![from.into()]).await?.iter().map(archive_row).collect()
+    }
+}
+
+fn archive_row(row: &Row) -> Result<ArchiveRow> {
+    Ok(ArchiveRow {
+        date: row.text(0)?.to_owned(),
+        state: row.text(1)?.to_owned(),
+        sha256: row.text(2)?.to_owned(),
+        previous_sha256: row.opt_text(3)?,
+        made_at: row.time(4)?,
+        run_id: row.text(5)?.to_owned(),
+    })
 }
 
 fn exception_row(row: &Row) -> Result<ExceptionRow> {

@@ -5,9 +5,21 @@ use serde_json::Value as Json;
 
 use super::{
     Store,
+    booking::{Origin, booked},
     engine::{Batch, Fact, Row},
 };
-use crate::error::Result;
+use crate::{domain::ledger::Applied, error::Result};
+
+/// What a refund came to, to be written down.
+#[derive(Clone, Copy, Debug)]
+pub struct RefundEnd<'a> {
+    /// The intent's.
+    pub id: &'a str,
+    pub refund_id: &'a str,
+    /// To the caller.
+    pub answer: &'a Json,
+    pub applied: &'a Applied,
+}
 
 #[derive(Clone, Debug)]
 pub struct RefundIntent {
@@ -20,7 +32,7 @@ pub struct RefundIntent {
     pub amount: i64,
     pub currency: String,
     pub reason: Option<String>,
-    /// `intended`, `succeeded`, `pending` or `failed`.
+    /// `intended`, `succeeded`, `pending` or `failed`; it follows the refund's own events.
     pub state: String,
     pub refund_id: Option<String>,
     /// What was answered, to be answered again.
@@ -65,20 +77,41 @@ impl Store {
         Ok(self.engine.write(Batch::new().guard(sql, params).journal(fact)).await?.affected(0) == 1)
     }
 
-    /// Writes what came of an intent; false if it had come to its good end before, which a repetition then changes no more.
-    pub async fn end_refund_intent(
-        &self,
-        id: &str,
-        state: &str,
-        refund_id: Option<&str>,
-        answer: &Json,
-        now: DateTime<Utc>,
-        fact: Fact,
-    ) -> Result<bool> {
-        let sql =
-            "UPDATE refund_intent SET state = ?2, refund_id = ?3, answer = ?4, updated_at = ?5 WHERE id = ?1 AND state <> 'succeeded'";
-        let params = vec![id.into(), state.into(), refund_id.into(), answer.into(), now.into()];
-        Ok(self.engine.write(Batch::new().guard(sql, params).journal(fact)).await?.affected(0) == 1)
+    /// Writes a refund that the provider has made: what was answered, the row of the ledger and the state it has by now, which may be a later
+    /// one than the answer's. False if its good end was written before, which a repetition then changes no more.
+    pub async fn end_refund_intent(&self, end: &RefundEnd<'_>, from: &Origin<'_>, fact: Fact) -> Result<bool> {
+        let ended = "UPDATE refund_intent SET state = 'pending', refund_id = ?2, answer = ?3, updated_at = ?4
+            WHERE id = ?1 AND (answer IS NULL OR refund_id IS NULL)";
+        let params = vec![end.id.into(), end.refund_id.into(), end.answer.into(), from.now.into()];
+        let answered =
+            "UPDATE provider_call SET state = 'answered', status = 200, object_id = ?2, answered_at = ?3 WHERE key = ?1 AND state = 'sent'";
+        let batch =
+            Batch::new().guard(ended, params).journal(fact).sql(answered, vec![end.id.into(), end.refund_id.into(), from.now.into()]);
+        let first = self.engine.write(booked(batch, end.applied, from)).await?.affected(0) == 1;
+        if !first {
+            self.book(end.applied, from).await?;
+        }
+        Ok(first)
+    }
+
+    /// Writes that the provider refused; nothing was refunded. False if the intent has come to another end.
+    pub async fn refuse_refund_intent(&self, id: &str, answer: &Json, now: DateTime<Utc>, fact: Fact) -> Result<bool> {
+        let sql = "UPDATE refund_intent SET state = 'failed', answer = ?2, updated_at = ?3 WHERE id = ?1 AND refund_id IS NULL AND state = 'intended'";
+        let batch = Batch::new().guard(sql, vec![id.into(), answer.into(), now.into()]).journal(fact);
+        Ok(self.engine.write(batch).await?.affected(0) == 1)
+    }
+
+    /// How many refunds that were intended under this id or one made from it have failed.
+    pub async fn failed_refund_intents(&self, base: &str) -> Result<i64> {
+        let sql = "SELECT COUNT(*) FROM refund_intent WHERE state = 'failed' AND (id = ?1 OR id LIKE ?1 || '-r%')";
+        let rows = self.engine.read(sql, vec![base.into()]).await?;
+        rows.first().map_or(Ok(0), |r| r.int(0))
+    }
+
+    /// Whether another intent has this refund.
+    pub async fn has_refund(&self, refund_id: &str) -> Result<bool> {
+        let rows = self.engine.read("SELECT 1 FROM refund_intent WHERE refund_id = ?1", vec![refund_id.into()]).await?;
+        Ok(!rows.is_empty())
     }
 
     pub async fn refund_intent(&self, id: &str) -> Result<Option<RefundIntent>> {

@@ -10,11 +10,11 @@ const UPSERT: &str = "INSERT INTO slo_minute (service, minute, total, bad, slow,
     ON CONFLICT (service, minute) DO UPDATE SET total = excluded.total, bad = excluded.bad, slow = excluded.slow, latency = excluded.latency";
 
 impl Store {
-    /// Replaces these minutes (the slo actor holds their sums), in one commit.
-    pub async fn put_minutes(&self, service: &str, minutes: &[Minute]) -> Result<()> {
+    /// Replaces these minutes of each service (the slo actor holds their sums), in one commit.
+    pub async fn put_minutes(&self, minutes: &[(&'static str, Minute)]) -> Result<()> {
         let mut batch = Batch::new();
-        for m in minutes {
-            let params = vec![service.into(), m.minute.into(), count(m.total), count(m.bad), count(m.slow), m.latency.encode().into()];
+        for (service, m) in minutes {
+            let params = vec![(*service).into(), m.minute.into(), count(m.total), count(m.bad), count(m.slow), m.latency.encode().into()];
             batch = batch.sql(UPSERT, params);
         }
         self.engine.write(batch).await.map(|_| ())

@@ -2,6 +2,7 @@
 //! the dashboard and the tests that run over all of them. A task with a file is real; the others are planned and have no slots.
 
 mod daily_backup;
+mod finance_reconcile;
 mod heartbeat;
 mod observability_snapshot;
 mod ops_sentinel;
@@ -41,12 +42,7 @@ pub fn table() -> Vec<TaskSpec> {
         production_alerts::spec(),
         ops_sentinel::spec(),
         TaskSpec::new("revenue_intelligence", "insight", Schedule::every(HOUR / 2), "Revenue, MRR and trend from the ledger."),
-        TaskSpec::new(
-            "finance_reconcile",
-            "recon",
-            Schedule::every(6 * HOUR),
-            "Every invoice and payment against the provider, money at risk.",
-        ),
+        finance_reconcile::spec(),
         TaskSpec::new("auto_governance", "insight", Schedule::every(HOUR), "Health of the business and of its compliance, check by check."),
         observability_snapshot::spec(),
         payout_recon::spec(),
@@ -163,6 +159,7 @@ mod tests {
             ("weekly_audit", "Mon 00:30 UTC"),
             ("production_alerts", "every 5 min"),
             ("payout_recon", "every 6 h"),
+            ("finance_reconcile", "every 6 h"),
             ("payment_recon_nightly", "daily 23:50 UTC"),
             ("daily_backup", "daily 00:30 UTC"),
             ("slo_guard", "every 10 min"),

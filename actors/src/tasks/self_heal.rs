@@ -400,7 +400,7 @@ mod tests {
         let timer = timer::Timer::new(super::super::table(), crate::execution::Workshop::new(8).unwrap());
         let children: Vec<ChildSpec> = vec![
             actor::spec(insight::NOUN, false, || insight::Insight),
-            actor::spec(ingest::NOUN, true, || ingest::Ingest),
+            actor::spec(ingest::NOUN, true, ingest::Ingest::default),
             actor::spec(timer::NOUN, true, move || timer.clone()),
         ];
         let supervisor = Supervisor::start(fixture.env.clone(), children).await.unwrap();
@@ -476,6 +476,7 @@ mod tests {
             event_id: id.into(),
             event_type: "charge.succeeded".into(),
             object_id: None,
+            object_state: None,
             created: 5,
             livemode: false,
             received_at: fixture.env.now(),

@@ -52,7 +52,7 @@ fn wrong_usage_is_2_and_help_names_every_command() {
     setup.cli(&["frobnicate"]).expect(2);
     setup.cli(&["task"]).expect(2);
     let help = setup.cli(&["--help"]);
-    for command in ["run", "check", "actor", "task", "backup", "portal-link", "status", "journal", "keys"] {
+    for command in ["run", "check", "actor", "task", "backup", "portal-link", "status", "journal", "keys", "reconcile"] {
         assert!(help.expect(0).lines().any(|line| line.trim_start().starts_with(command)), "{command} is in:\n{}", help.stdout);
     }
 }

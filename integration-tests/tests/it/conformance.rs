@@ -41,6 +41,7 @@ fn event(id: &str) -> NewEvent {
         event_id: id.to_owned(),
         event_type: "charge.succeeded".to_owned(),
         object_id: Some(format!("ch_{id}")),
+        object_state: None,
         created: 1_790_000_000,
         livemode: false,
         received_at: at(0),

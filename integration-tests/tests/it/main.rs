@@ -1,6 +1,7 @@
 //! One test binary, a file per theme. Every test starts the real program and looks at it from outside.
 
 mod browser;
+mod canary;
 mod chaos;
 mod cli;
 mod conformance;
@@ -13,6 +14,7 @@ mod metrics;
 mod oracle;
 mod outside_clients;
 mod power;
+mod reconcile;
 mod restore;
 mod sandbox_cli;
 mod schedule;

@@ -2,21 +2,24 @@
 //! Used by `reconcile` only; decides nothing.
 
 use super::{
-    book::Row,
-    input::{Input, LedgerLine, Payout},
-    report::{Exception, ExceptionKind, RowStatus},
+    input::{LedgerView, Payout, TransactionView},
+    report::{Evidence, Exception, ExceptionKind, RowStatus},
 };
 use crate::domain::money::display;
 
-fn sources<'a>(row: &'a Row<'_>) -> &'a str {
-    row.tx.source.as_deref().unwrap_or(&row.tx.id)
+/// A balance transaction to be explained.
+pub(super) struct Subject<'a> {
+    pub tx: TransactionView<'a>,
+    pub status: RowStatus,
+    pub payout: Option<&'a Payout>,
+    pub conflicts: &'a [Evidence],
 }
 
 /// The exception of a balance transaction, if its status is one. `lines` are its ledger rows, `actual` the provider's amount in the
 /// first one's currency.
-pub(super) fn row(row: &Row<'_>, lines: &[&LedgerLine], actual: i64) -> Option<Exception> {
-    let tx = row.tx;
-    let (source, currency) = (sources(row), tx.currency.as_str());
+pub(super) fn row(row: &Subject<'_>, lines: &[LedgerView<'_>], actual: i64) -> Option<Exception> {
+    let tx = &row.tx;
+    let (source, currency) = (tx.source.as_deref().unwrap_or(&tx.id), tx.currency.as_ref());
     let provider = display(actual, currency);
     let sum: Option<i64> = (!lines.is_empty() && lines.iter().all(|line| line.currency == lines[0].currency))
         .then(|| lines.iter().map(|line| line.amount).sum());
@@ -25,7 +28,7 @@ pub(super) fn row(row: &Row<'_>, lines: &[&LedgerLine], actual: i64) -> Option<E
         RowStatus::MissingInLedger => Exception::new(
             ExceptionKind::MissingInLedger,
             currency,
-            format!("The provider booked {provider} for {source} ({}); the ledger does not know it.", row.category()),
+            format!("The provider booked {provider} for {source} ({}); the ledger does not know it.", tx.category),
             format!("Find the event of {source} that was not received and replay it; the gap finder does this for lost webhooks."),
         )
         .amounts(None, Some(actual)),
@@ -46,7 +49,7 @@ pub(super) fn row(row: &Row<'_>, lines: &[&LedgerLine], actual: i64) -> Option<E
             format!("Ledger says {ledger} for {source}, the provider settled {provider}: the currencies differ."),
             format!("Check the currency of {source} at the provider before booking anything."),
         )
-        .evidence("currency", lines[0].currency.as_str(), currency)
+        .evidence("currency", lines[0].currency.as_ref(), currency)
         .evidence("amount", lines[0].amount, actual),
         RowStatus::DuplicateLocal => duplicate(lines, source, sum, Some(actual), currency),
         RowStatus::ProviderInconsistent => Exception::new(
@@ -59,7 +62,7 @@ pub(super) fn row(row: &Row<'_>, lines: &[&LedgerLine], actual: i64) -> Option<E
         RowStatus::Unclassified => Exception::new(
             ExceptionKind::Unclassified,
             currency,
-            format!("{} over {provider} has the category {:?}, which EchoPilot does not know.", tx.id, row.category()),
+            format!("{} over {provider} has the category {:?}, which EchoPilot does not know.", tx.id, tx.category),
             "Look at it at the provider and book it as an adjustment with this source.",
         )
         .amounts(None, Some(actual)),
@@ -67,27 +70,27 @@ pub(super) fn row(row: &Row<'_>, lines: &[&LedgerLine], actual: i64) -> Option<E
     };
     exception.evidence.extend(row.conflicts.iter().cloned());
     if row.status == RowStatus::DuplicateLocal && lines[0].currency != currency {
-        exception = exception.evidence("currency", lines[0].currency.as_str(), currency);
+        exception = exception.evidence("currency", lines[0].currency.as_ref(), currency);
     } else if matches!(row.status, RowStatus::DuplicateLocal | RowStatus::ProviderInconsistent)
         && lines.first().is_some_and(|line| line.amount != actual)
     {
         exception = exception.evidence("amount", lines[0].amount, actual);
     }
-    exception.balance_transaction_id = Some(tx.id.clone());
-    exception.source_id.clone_from(&tx.source);
-    exception.payout_id.clone_from(&tx.payout);
-    exception.ledger_ids = lines.iter().map(|line| line.id.clone()).collect();
+    exception.balance_transaction_id = Some(tx.id.to_string());
+    exception.source_id = tx.source.as_deref().map(str::to_owned);
+    exception.payout_id = tx.payout.as_deref().map(str::to_owned);
+    exception.ledger_ids = lines.iter().map(|line| line.id.to_string()).collect();
     Some(exception.finish(row.payout))
 }
 
-fn conflict_names(row: &Row<'_>) -> String {
+fn conflict_names(row: &Subject<'_>) -> String {
     let mut names: Vec<String> = row.conflicts.iter().map(|c| format!("{} is {} against {}", c.field, c.provider, c.ledger)).collect();
     names.sort_unstable();
     names.join("; ").replace(" against null", "")
 }
 
-fn duplicate(lines: &[&LedgerLine], source: &str, sum: Option<i64>, actual: Option<i64>, currency: &str) -> Exception {
-    let ids: Vec<&str> = lines.iter().take(20).map(|line| line.id.as_str()).collect();
+fn duplicate(lines: &[LedgerView<'_>], source: &str, sum: Option<i64>, actual: Option<i64>, currency: &str) -> Exception {
+    let ids: Vec<&str> = lines.iter().take(20).map(|line| line.id.as_ref()).collect();
     let total = sum.map_or_else(String::new, |sum| format!(", together {}", display(sum, &lines[0].currency)));
     let comparable = if lines[0].currency == currency { actual } else { None };
     Exception::new(
@@ -101,8 +104,8 @@ fn duplicate(lines: &[&LedgerLine], source: &str, sum: Option<i64>, actual: Opti
 }
 
 /// The exception of a ledger row without a balance transaction, if its status is one.
-pub(super) fn ledger_row(status: RowStatus, lines: &[&LedgerLine], input: &Input) -> Option<Exception> {
-    let line = lines[0];
+pub(super) fn ledger_row(status: RowStatus, lines: &[LedgerView<'_>], now: i64) -> Option<Exception> {
+    let line = &lines[0];
     let mut exception = match status {
         RowStatus::MissingProvider => Exception::new(
             ExceptionKind::MissingProvider,
@@ -112,7 +115,7 @@ pub(super) fn ledger_row(status: RowStatus, lines: &[&LedgerLine], input: &Input
                 display(line.amount, &line.currency),
                 line.kind,
                 line.source,
-                (input.now - line.at) / 86_400
+                (now - line.at) / 86_400
             ),
             format!(
                 "Look {} up at the provider; if it does not exist, book a correction of {}.",
@@ -128,14 +131,14 @@ pub(super) fn ledger_row(status: RowStatus, lines: &[&LedgerLine], input: &Input
         }
         _ => return None,
     };
-    exception.source_id = Some(line.source.clone());
-    exception.ledger_ids = lines.iter().map(|line| line.id.clone()).collect();
+    exception.source_id = Some(line.source.to_string());
+    exception.ledger_ids = lines.iter().map(|line| line.id.to_string()).collect();
     Some(exception.finish(None))
 }
 
 /// A ledger row of a payout against the payout itself; `actual` is the payout's amount with the row's sign.
-pub(super) fn payout_line(lines: &[&LedgerLine], payout: &Payout, actual: i64) -> Option<Exception> {
-    let line = lines[0];
+pub(super) fn payout_line(lines: &[LedgerView<'_>], payout: &Payout, actual: i64) -> Option<Exception> {
+    let line = &lines[0];
     let (ledger, provider) = (display(line.amount, &line.currency), display(actual, &payout.currency));
     let sentence = format!("Ledger says {ledger} for {} {}, the provider says {provider}.", line.kind, payout.id);
     let mut exception =
@@ -144,7 +147,7 @@ pub(super) fn payout_line(lines: &[&LedgerLine], payout: &Payout, actual: i64) -
             duplicate(lines, &payout.id, sum, Some(actual), &payout.currency)
         } else if line.currency != payout.currency {
             Exception::new(ExceptionKind::CurrencyMismatch, &payout.currency, sentence, "Check the payout's currency at the provider.")
-                .evidence("currency", line.currency.as_str(), payout.currency.as_str())
+                .evidence("currency", line.currency.as_ref(), payout.currency.as_str())
         } else if line.amount != actual {
             let action = format!("Compare the payout's amount; book a correction of {}.", display(actual - line.amount, &line.currency));
             Exception::new(ExceptionKind::AmountMismatch, &payout.currency, sentence, action)
@@ -154,6 +157,6 @@ pub(super) fn payout_line(lines: &[&LedgerLine], payout: &Payout, actual: i64) -
             return None;
         };
     exception.source_id = Some(payout.id.clone());
-    exception.ledger_ids = lines.iter().map(|line| line.id.clone()).collect();
+    exception.ledger_ids = lines.iter().map(|line| line.id.to_string()).collect();
     Some(exception.finish(Some(payout)))
 }

@@ -2,9 +2,9 @@
 //! recon actor from API answers and by the command line from files. Reading is lenient about what may be absent or expanded and
 //! strict about ids and money; every error names the field.
 
-use ring::digest;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// Everything a run looks at. The report depends on nothing else.
 #[derive(Clone, Debug, Default)]
@@ -21,12 +21,16 @@ pub struct Input {
     pub grace_days: i64,
     /// False if any page could not be read: then nothing is called missing at the provider.
     pub complete: bool,
-    /// What could not be read, one sentence each. A payout whose id is named here is not judged.
+    /// What could not be read, one sentence each.
     pub errors: Vec<String>,
+    /// Payouts whose lists could not be read: they are not judged.
+    pub unread: Vec<String>,
+    /// Sources of ledger rows about which the provider has still to be asked: their rows are not missing yet.
+    pub unasked: Vec<String>,
     pub provider: ProviderInfo,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderInfo {
     pub name: String,
     pub api_version: String,
@@ -77,7 +81,7 @@ pub struct Transaction {
 }
 
 /// A row of our ledger (`domain::ledger`); `kind` is kept as text, so that an unknown one is reported instead of lost.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct LedgerLine {
     pub id: String,
     pub kind: String,
@@ -87,6 +91,39 @@ pub struct LedgerLine {
     pub amount: i64,
     pub currency: String,
     pub at: i64,
+    /// How a charge was paid, the provider's word (`card`, `sepa_debit`), if known: a bank debit takes longer to be booked.
+    pub method: Option<String>,
+}
+
+/// A balance transaction whose texts are lent: from a line of a file, from an API answer, or from the texts of a reconciliation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TransactionView<'a> {
+    pub id: Cow<'a, str>,
+    pub amount: i64,
+    pub fee: i64,
+    pub net: i64,
+    pub currency: Cow<'a, str>,
+    /// The reporting category, or the type where there is none.
+    pub category: Cow<'a, str>,
+    pub source: Option<Cow<'a, str>>,
+    pub created: i64,
+    pub available_on: i64,
+    pub fee_details: Option<i64>,
+    pub presentment: Option<(i64, Cow<'a, str>)>,
+    pub payout: Option<Cow<'a, str>>,
+}
+
+/// A ledger row whose texts are lent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LedgerView<'a> {
+    pub id: Cow<'a, str>,
+    pub kind: Cow<'a, str>,
+    pub source: Cow<'a, str>,
+    pub seq: i64,
+    pub amount: i64,
+    pub currency: Cow<'a, str>,
+    pub at: i64,
+    pub method: Option<Cow<'a, str>>,
 }
 
 impl Payout {
@@ -133,8 +170,28 @@ impl Transaction {
     }
 }
 
+impl From<Transaction> for TransactionView<'static> {
+    fn from(t: Transaction) -> Self {
+        Self {
+            id: t.id.into(),
+            amount: t.amount,
+            fee: t.fee,
+            net: t.net,
+            currency: t.currency.into(),
+            category: if t.reporting_category.is_empty() { t.kind } else { t.reporting_category }.into(),
+            source: t.source.map(Cow::from),
+            created: t.created,
+            available_on: t.available_on,
+            fee_details: t.fee_details,
+            presentment: t.presentment.map(|(amount, currency)| (amount, currency.into())),
+            payout: t.payout.map(Cow::from),
+        }
+    }
+}
+
 impl LedgerLine {
-    /// A line of an offline file: `{"id","kind","source","amount","currency","at"}` with an optional `seq` (0).
+    /// A line of an offline file: `{"id","kind","source","amount","currency","at"}` with an optional `seq` (0) and
+    /// `payment_method_type`.
     pub fn from_json(value: &Value) -> Result<Self, String> {
         Ok(Self {
             id: text(value, "id")?,
@@ -144,36 +201,24 @@ impl LedgerLine {
             amount: money(value, "amount")?,
             currency: text(value, "currency")?.to_lowercase(),
             at: time(value, "at")?,
+            method: optional(value, "payment_method_type"),
         })
     }
 }
 
-impl Input {
-    /// SHA-256 (lower-case hex) over both sides and the settings, the same in every order and for repeated rows.
-    pub(super) fn digest(&self) -> String {
-        let mut lines: Vec<String> = Vec::with_capacity(self.payouts.len() + self.transactions.len() + self.ledger.len() + 1);
-        lines.extend(self.payouts.iter().map(|p| line("payout", p)));
-        lines.extend(self.transactions.iter().map(|t| line("transaction", t)));
-        lines.sort_unstable();
-        lines.dedup();
-        // A ledger row that is there twice is a finding, not a repeated page, so it counts twice.
-        let mut ledger: Vec<String> = self.ledger.iter().map(|l| line("ledger", l)).collect();
-        ledger.sort_unstable();
-        lines.append(&mut ledger);
-        let mut errors = self.errors.clone();
-        errors.sort_unstable();
-        lines.push(line("settings", &(self.now, self.window_from, self.grace_days, self.complete, errors, &self.provider)));
-        let mut context = digest::Context::new(&digest::SHA256);
-        for line in &lines {
-            context.update(line.as_bytes());
-            context.update(b"\n");
+impl From<LedgerLine> for LedgerView<'static> {
+    fn from(line: LedgerLine) -> Self {
+        Self {
+            id: line.id.into(),
+            kind: line.kind.into(),
+            source: line.source.into(),
+            seq: line.seq,
+            amount: line.amount,
+            currency: line.currency.into(),
+            at: line.at,
+            method: line.method.map(Cow::from),
         }
-        super::report::hex(context.finish().as_ref())
     }
-}
-
-fn line(kind: &str, value: &impl Serialize) -> String {
-    format!("{kind} {}", serde_json::to_string(value).expect("plain structs of texts and integers always serialise"))
 }
 
 fn absent(value: &Value, field: &str) -> bool {
@@ -196,16 +241,24 @@ fn time(value: &Value, field: &str) -> Result<i64, String> {
     if absent(value, field) {
         return Err(format!("{field} is missing"));
     }
-    value[field].as_i64().filter(|n| n.abs_diff(0) < 1 << 40).ok_or_else(|| format!("{field} is not an integer in range"))
+    value[field].as_i64().filter(|n| is_time(*n)).ok_or_else(|| format!("{field} is not an integer in range"))
 }
 
-/// Bounded so that sums of thousands of rows stay within an i64.
+/// Bounded so that the sums of a payout's rows stay within an i64.
 fn money(value: &Value, field: &str) -> Result<i64, String> {
     if absent(value, field) {
         return Err(format!("{field} is missing"));
     }
     let amount = value[field].as_i64().ok_or_else(|| format!("{field} is not an integer"))?;
-    if amount.abs_diff(0) > 1_000_000_000_000_000 { Err(format!("{field} is out of range")) } else { Ok(amount) }
+    if is_money(amount) { Ok(amount) } else { Err(format!("{field} is out of range")) }
+}
+
+pub(super) fn is_money(amount: i64) -> bool {
+    amount.abs_diff(0) <= 1_000_000_000_000_000
+}
+
+pub(super) fn is_time(at: i64) -> bool {
+    at.abs_diff(0) < 1 << 40
 }
 
 fn reference(value: &Value, field: &str) -> Option<String> {

@@ -3,20 +3,29 @@
 //! order; nothing is matched fuzzily, nothing is resolved by itself, and amounts of different currencies are never added.
 
 mod book;
+mod chains;
+mod digest;
 mod explain;
 mod input;
 mod join;
+mod lines;
 mod payouts;
 mod report;
+mod sides;
 mod suspects;
+mod texts;
 
-pub use input::{Input, LedgerLine, Payout, ProviderInfo, Transaction};
+pub use digest::{Digests, RowDigest};
+pub use input::{Input, LedgerLine, LedgerView, Payout, ProviderInfo, Transaction, TransactionView};
+pub use lines::{ledger_line, transaction_line};
 pub use report::{
     Category, Evidence, Exception, ExceptionCounts, ExceptionKind, PayoutRow, PayoutStatus, Report, RowStatus, Severity, Summary, Suspect,
     Total, Unsettled, Window,
 };
 
-use book::{Book, Row};
+pub use sides::{Settings, Sides};
+
+use book::Book;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The report file's schema name.
@@ -24,38 +33,44 @@ pub const SCHEMA: &str = "echopilot.payout_recon/1";
 
 /// Reconciles both sides. `ts`, `run_id` and `generated_at` of the report are left for the caller.
 pub fn reconcile(input: &Input) -> Report {
-    let mut book = Book::new(input);
-    let joined = join::join(input, &mut book);
-    let judged = payouts::judge(input, &book, &joined.exceptions);
+    let (mut sides, settings) = (Sides::of(input), Settings::from(input));
+    let digests = sides.take_digests();
+    judge(&sides, &settings).identified(&digests.finish(&settings))
+}
+
+/// Reconciles both sides that are already in their place; `Report::identified` has still to be called.
+pub fn judge(sides: &Sides, settings: &Settings) -> Report {
+    let mut book = Book::new(sides);
+    let joined = join::join(settings, &mut book);
+    let judged = payouts::judge(settings, &book, &joined.exceptions);
     let mut exceptions = joined.exceptions;
     exceptions.extend(judged.exceptions);
     exceptions.sort_unstable_by(|a, b| (a.severity, a.kind, &a.id, &a.explanation).cmp(&(b.severity, b.kind, &b.id, &b.explanation)));
     let mut payouts = judged.rows;
     name_exceptions(&mut payouts, &exceptions);
-    let digest = input.digest();
-    let mut errors = input.errors.clone();
+    let mut errors = settings.errors.clone();
     errors.sort_unstable();
-    let summary = summarise(input, &book, &payouts, &joined.ledger_only, &exceptions);
+    let summary = summarise(settings, &book, &payouts, &joined.ledger_only, &exceptions);
     Report {
         ok: summary.ok,
         ts: None,
         run_id: None,
         schema: SCHEMA,
-        recon_id: format!("prun_{}", &digest[..16]),
-        input_digest: format!("sha256:{digest}"),
+        recon_id: String::new(),
+        input_digest: String::new(),
         generated_at: None,
-        complete: input.complete,
+        complete: settings.complete,
         errors,
-        provider: input.provider.clone(),
+        provider: settings.provider.clone(),
         window: Window {
-            from: if input.window_from > 0 { rfc3339(input.window_from) } else { None },
-            to: rfc3339(input.now),
-            grace_days: input.grace_days,
+            from: if settings.window_from > 0 { rfc3339(settings.window_from) } else { None },
+            to: rfc3339(settings.now),
+            grace_days: settings.grace_days,
         },
         summary,
         totals: judged.totals.into_values().collect(),
         payouts,
-        unsettled: unsettled(&book.rows),
+        unsettled: unsettled(&book),
         exceptions,
     }
 }
@@ -77,7 +92,7 @@ fn name_exceptions(payouts: &mut [PayoutRow], exceptions: &[Exception]) {
 }
 
 fn summarise(
-    input: &Input,
+    settings: &Settings,
     book: &Book<'_>,
     payouts: &[PayoutRow],
     ledger_only: &BTreeMap<RowStatus, u64>,
@@ -85,30 +100,32 @@ fn summarise(
 ) -> Summary {
     let mut summary = Summary { total: payouts.len() as u64, ..Summary::default() };
     summary.payouts = PayoutStatus::ALL.iter().map(|status| (status.as_str(), 0)).collect();
-    summary.transactions = RowStatus::ALL.iter().map(|status| (status.as_str(), 0)).collect();
     summary.exceptions.by_severity = [Severity::High, Severity::Medium, Severity::Low].map(|severity| (severity, 0)).into();
+    let mut counts = [0; RowStatus::ALL.len()];
     let (mut unknown, mut unmatched) = (HashSet::new(), HashSet::new());
     for row in &book.rows {
-        *summary.transactions.entry(row.status.as_str()).or_default() += 1;
+        counts[row.status as usize] += 1;
         let missing = row.status == RowStatus::MissingInLedger;
         match row.payout {
-            Some(payout) if missing => _ = unknown.insert(payout.id.as_str()),
+            Some(payout) if missing => _ = unknown.insert(payout),
             None if missing => summary.unsettled_missing += 1,
             _ => {}
         }
         if let (Some(payout), false) = (row.payout, matches!(row.status, RowStatus::Matched | RowStatus::FeeBooked)) {
-            unmatched.insert(payout.id.as_str());
+            unmatched.insert(book.payouts[payout as usize].id.as_str());
         }
     }
+    summary.transactions = RowStatus::ALL.iter().map(|status| (status.as_str(), counts[*status as usize])).collect();
     for (status, count) in ledger_only {
         *summary.transactions.entry(status.as_str()).or_default() += count;
     }
+    let known: HashSet<&str> = book.payouts.iter().map(|payout| payout.id.as_str()).collect();
     let mut differing = HashSet::new();
     for exception in exceptions {
         summary.exceptions.open += 1;
         *summary.exceptions.by_severity.entry(exception.severity).or_default() += 1;
         if matches!(exception.kind, ExceptionKind::AmountMismatch | ExceptionKind::CurrencyMismatch | ExceptionKind::UnbalancedPayout) {
-            differing.extend(exception.payout_id.as_deref().filter(|id| book.payouts.contains_key(id)));
+            differing.extend(exception.payout_id.as_deref().filter(|id| known.contains(id)));
         }
     }
     for payout in payouts {
@@ -120,15 +137,16 @@ fn summarise(
     summary.missing_in_ledger = unknown.len() as u64 + summary.unsettled_missing;
     summary.payouts.insert("total", summary.total);
     summary.transactions.insert("total", book.rows.len() as u64 + ledger_only.values().sum::<u64>());
-    summary.ok = input.complete && exceptions.iter().all(|exception| exception.severity == Severity::Low);
+    summary.ok = settings.complete && exceptions.iter().all(|exception| exception.severity == Severity::Low);
     summary
 }
 
-fn unsettled(rows: &[Row<'_>]) -> Vec<Unsettled> {
+fn unsettled(book: &Book<'_>) -> Vec<Unsettled> {
     let mut by_currency: BTreeMap<&str, Unsettled> = BTreeMap::new();
-    for tx in rows.iter().filter(|row| row.payout.is_none()).map(|row| row.tx) {
-        let entry = by_currency.entry(&tx.currency).or_insert_with(|| Unsettled {
-            currency: tx.currency.clone(),
+    for tx in book.rows.iter().filter(|row| row.payout.is_none()).map(|row| book.tx(row)) {
+        let currency = book.sides.text(tx.currency);
+        let entry = by_currency.entry(currency).or_insert_with(|| Unsettled {
+            currency: currency.to_owned(),
             count: 0,
             net: 0,
             oldest_created: tx.created,
@@ -142,5 +160,7 @@ fn unsettled(rows: &[Row<'_>]) -> Vec<Unsettled> {
     by_currency.into_values().collect()
 }
 
+#[cfg(test)]
+mod faults_tests;
 #[cfg(test)]
 mod tests;

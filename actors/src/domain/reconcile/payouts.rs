@@ -3,13 +3,16 @@
 
 use super::{
     book::{Book, Class, Row},
-    input::{Input, Payout},
+    input::Payout,
     report::{Category, Exception, ExceptionKind, PayoutRow, PayoutStatus, RowStatus, Total},
-    suspects::Suspects,
+    sides::Settings,
+    suspects::{Residual, Suspects},
+    texts::Name,
 };
 use crate::domain::{ledger::Kind, money::display};
+use hashbrown::HashSet;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 const DAY_S: i64 = 86_400;
 const STALE_AFTER_S: i64 = 3 * DAY_S;
@@ -26,30 +29,42 @@ pub(super) struct Judged {
     pub totals: BTreeMap<String, Total>,
 }
 
-pub(super) fn judge(input: &Input, book: &Book<'_>, of_rows: &[Exception]) -> Judged {
-    let mut members: HashMap<&str, Vec<&Row<'_>>> = HashMap::with_capacity(book.payouts.len());
-    for row in &book.rows {
-        if let Some(payout) = row.payout {
-            members.entry(&payout.id).or_default().push(row);
-        }
+pub(super) fn judge(settings: &Settings, book: &Book<'_>, of_rows: &[Exception]) -> Judged {
+    let (chains, mut out) = (book.members(), Judged::default());
+    let unread: HashSet<&str> = settings.unread.iter().map(String::as_str).collect();
+    let mut off = Vec::new();
+    for place in 0..book.payouts.len() {
+        let mut members: Vec<&Row> = chains.of(place).map(|at| &book.rows[at as usize]).collect();
+        members.reverse();
+        off.extend(one(settings, book, place, &members, &unread, &mut out));
     }
-    let mut suspects = Suspects::new(book, of_rows);
-    let mut payouts: Vec<&Payout> = book.payouts.values().copied().collect();
-    payouts.sort_unstable_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
-    let mut out = Judged::default();
-    for payout in payouts {
-        let members = members.get(payout.id.as_str()).map_or(&[][..], Vec::as_slice);
-        one(input, book, payout, members, &mut suspects, &mut out);
+    let suspects = Suspects::new(book, of_rows, off.iter().map(|(_, residual)| residual));
+    for (mut exception, residual) in off {
+        let payout = book.payouts[residual.place];
+        exception.suspects = suspects.of(&residual, chains.of(residual.place).map(|at| &book.rows[at as usize]));
+        exception.payout_id = Some(payout.id.clone());
+        out.exceptions.push(exception.finish(Some(payout)));
     }
     out
 }
 
-fn one(input: &Input, book: &Book<'_>, payout: &Payout, members: &[&Row<'_>], suspects: &mut Suspects<'_>, out: &mut Judged) {
-    let (own, foreign): (Vec<&Row<'_>>, Vec<&Row<'_>>) = members.iter().partition(|row| row.tx.currency == payout.currency);
-    let sum_net: i64 = own.iter().map(|row| row.tx.net).sum();
-    let residual = itemised(input, payout, members.len()).then_some(payout.amount - sum_net);
+/// Judges one payout; what does not add up is answered, to be explained when all of that is known.
+fn one(
+    settings: &Settings,
+    book: &Book<'_>,
+    place: usize,
+    members: &[&Row],
+    unread: &HashSet<&str>,
+    out: &mut Judged,
+) -> Option<(Exception, Residual)> {
+    let (payout, currency) = (book.payouts[place], book.currencies[place]);
+    let (own, foreign): (Vec<&Row>, Vec<&Row>) = members.iter().partition(|row| book.tx(row).currency == currency);
+    let net = |rows: &[&Row]| rows.iter().map(|row| book.tx(row).net).sum::<i64>();
+    let sum_net = net(&own);
+    let read = !unread.contains(payout.id.as_str()) && (settings.complete || !members.is_empty());
+    let residual = itemised(payout, members.len(), read).then_some(payout.amount - sum_net);
     let mut found: Vec<Exception> = Vec::new();
-    if book.torn.contains(payout.id.as_str()) {
+    if book.torn.contains(&super::chains::small(place)) {
         found.push(Exception::new(
             ExceptionKind::ProviderInconsistent,
             &payout.currency,
@@ -58,25 +73,24 @@ fn one(input: &Input, book: &Book<'_>, payout: &Payout, members: &[&Row<'_>], su
         ));
     }
     if foreign.iter().any(|row| row.status != RowStatus::CurrencyMismatch) {
-        found.push(other_currency(payout, &foreign));
+        found.push(other_currency(book, payout, &foreign));
     }
     // A row with only its currency wrong is reported once, not again as a residual of the same amount.
-    let relabelled = !foreign.is_empty() && residual == Some(foreign.iter().map(|row| row.tx.net).sum());
-    if let Some(residual) = residual.filter(|residual| *residual != 0 && !relabelled) {
-        let mut exception = unbalanced(payout, sum_net, residual, members.len());
-        exception.suspects = suspects.of(payout, residual, members);
-        found.push(exception);
-    }
-    let off = residual.is_some_and(|residual| residual != 0) || !foreign.is_empty();
-    let (status, reason) = state(input, book, payout, residual, off);
-    found.extend(reason);
+    let relabelled = !foreign.is_empty() && residual == Some(net(&foreign));
+    let off = residual.filter(|residual| *residual != 0 && !relabelled);
+    let unbalanced = off.map(|residual| {
+        let exception = unbalanced(payout, sum_net, residual, members.len());
+        (exception, Residual { place, currency, amount: residual })
+    });
+    let status = state(settings, book, place, residual, residual.is_some_and(|r| r != 0) || !foreign.is_empty());
+    found.extend(late(settings, book, place));
     out.exceptions.extend(found.into_iter().map(|mut exception| {
         exception.payout_id = Some(payout.id.clone());
         exception.finish(Some(payout))
     }));
     if let Some(residual) = residual {
         let total = out.totals.entry(payout.currency.clone()).or_insert_with(|| Total::new(&payout.currency));
-        add(total, payout, &own, residual);
+        add(total, book, payout, &own, residual);
     }
     out.rows.push(PayoutRow {
         id: payout.id.clone(),
@@ -93,9 +107,10 @@ fn one(input: &Input, book: &Book<'_>, payout: &Payout, members: &[&Row<'_>], su
         items: members.len() as u64,
         sum_net,
         residual,
-        by_category: by_category(&own),
+        by_category: by_category(book, &own),
         exceptions: Vec::new(),
     });
+    unbalanced
 }
 
 fn has_failed(payout: &Payout) -> bool {
@@ -103,48 +118,62 @@ fn has_failed(payout: &Payout) -> bool {
 }
 
 /// Whether the rows that make up the payout are there to be added up.
-fn itemised(input: &Input, payout: &Payout, items: usize) -> bool {
-    let unread = !input.complete && (items == 0 || input.errors.iter().any(|error| error.contains(&payout.id)));
+fn itemised(payout: &Payout, items: usize, read: bool) -> bool {
     let listed = match payout.reconciliation_status.as_deref() {
         Some(status) => status == "completed",
         None => payout.automatic && (items > 0 || payout.status == "paid"),
     };
-    listed && !unread && !(items == 0 && has_failed(payout))
+    listed && read && !(items == 0 && has_failed(payout))
 }
 
-/// The payout's state, with the exception that the state itself is.
-fn state(input: &Input, book: &Book<'_>, payout: &Payout, residual: Option<i64>, off: bool) -> (PayoutStatus, Option<Exception>) {
+/// What is late about a payout, if something is.
+fn lateness(settings: &Settings, book: &Book<'_>, place: usize) -> Option<PayoutStatus> {
+    let (payout, now) = (book.payouts[place], settings.now);
     let on_its_way = matches!(payout.status.as_str(), "pending" | "in_transit");
-    let recon = payout.reconciliation_status.as_deref();
     if has_failed(payout) {
-        let late = input.complete && input.now - payout.created.max(payout.arrival_date) > REVERSAL_WITHIN_S;
-        return match (came_back(book, payout), off) {
-            (false, _) if late => (PayoutStatus::MissingReversal, Some(missing_reversal(payout))),
-            (_, true) => (PayoutStatus::Unbalanced, None),
-            (true, false) => (PayoutStatus::FailedReversed, None),
-            (false, false) => (PayoutStatus::Pending, None),
-        };
-    }
-    if off {
-        (PayoutStatus::Unbalanced, None)
-    } else if on_its_way && input.now > business_days_after(payout.arrival_date, OVERDUE_AFTER_BUSINESS_DAYS) {
-        (PayoutStatus::Overdue, Some(overdue(payout)))
-    } else if recon == Some("in_progress") && input.now > payout.created + STALE_AFTER_S {
-        (PayoutStatus::StaleReconciliation, Some(stale(payout)))
-    } else if recon == Some("not_applicable") || (recon.is_none() && !payout.automatic) {
-        (PayoutStatus::NotItemizable, None)
+        let late = settings.complete && now - payout.created.max(payout.arrival_date) > REVERSAL_WITHIN_S;
+        (late && !came_back(book, place)).then_some(PayoutStatus::MissingReversal)
+    } else if on_its_way && now > business_days_after(payout.arrival_date, OVERDUE_AFTER_BUSINESS_DAYS) {
+        Some(PayoutStatus::Overdue)
+    } else if payout.reconciliation_status.as_deref() == Some("in_progress") && now > payout.created + STALE_AFTER_S {
+        Some(PayoutStatus::StaleReconciliation)
     } else {
-        match (payout.status.as_str(), residual) {
-            ("in_transit", _) => (PayoutStatus::InTransit, None),
-            ("pending", _) | (_, None) => (PayoutStatus::Pending, None),
-            _ => (PayoutStatus::Balanced, None),
-        }
+        None
     }
 }
 
-fn came_back(book: &Book<'_>, payout: &Payout) -> bool {
-    let by_id = payout.failure_balance_transaction.as_deref().and_then(|id| book.returned.get(id));
-    by_id.or_else(|| book.returned.get(payout.id.as_str())) == Some(&payout.amount)
+/// The payout's state. Money that has not come back is worse than a sum that is off, and that is worse than being late.
+fn state(settings: &Settings, book: &Book<'_>, place: usize, residual: Option<i64>, off: bool) -> PayoutStatus {
+    let payout = book.payouts[place];
+    let recon = payout.reconciliation_status.as_deref();
+    match lateness(settings, book, place) {
+        Some(PayoutStatus::MissingReversal) => PayoutStatus::MissingReversal,
+        _ if off => PayoutStatus::Unbalanced,
+        Some(late) => late,
+        None if has_failed(payout) && came_back(book, place) => PayoutStatus::FailedReversed,
+        None if has_failed(payout) => PayoutStatus::Pending,
+        None if recon == Some("not_applicable") || (recon.is_none() && !payout.automatic) => PayoutStatus::NotItemizable,
+        None => match (payout.status.as_str(), residual) {
+            ("in_transit", _) => PayoutStatus::InTransit,
+            ("pending", _) | (_, None) => PayoutStatus::Pending,
+            _ => PayoutStatus::Balanced,
+        },
+    }
+}
+
+/// The exception of a payout that is late: also of one whose sum is off.
+fn late(settings: &Settings, book: &Book<'_>, place: usize) -> Option<Exception> {
+    let payout = book.payouts[place];
+    match lateness(settings, book, place)? {
+        PayoutStatus::MissingReversal => Some(missing_reversal(payout)),
+        PayoutStatus::Overdue => Some(overdue(payout)),
+        _ => Some(stale(payout)),
+    }
+}
+
+fn came_back(book: &Book<'_>, place: usize) -> bool {
+    let by_id = book.backs[place].and_then(|id| book.returned.get(&id));
+    by_id.or_else(|| book.returned.get(&book.payout_names[place])) == Some(&book.payouts[place].amount)
 }
 
 /// The same time of day, so many days from Monday to Friday later. Bank holidays are not known here.
@@ -178,9 +207,11 @@ fn unbalanced(payout: &Payout, sum_net: i64, residual: i64, items: usize) -> Exc
     .evidence("residual", Value::Null, residual)
 }
 
-fn other_currency(payout: &Payout, foreign: &[&Row<'_>]) -> Exception {
-    let ids: Vec<&str> = foreign.iter().take(EVIDENCE_LIMIT).map(|row| row.tx.id.as_str()).collect();
-    let mut currencies: Vec<&str> = foreign.iter().map(|row| row.tx.currency.as_str()).collect();
+fn other_currency(book: &Book<'_>, payout: &Payout, foreign: &[&Row]) -> Exception {
+    let mut ids: Vec<&str> = foreign.iter().map(|row| book.sides.text(book.tx(row).id)).collect();
+    ids.sort_unstable();
+    ids.truncate(EVIDENCE_LIMIT);
+    let mut currencies: Vec<&str> = foreign.iter().map(|row| book.sides.text(book.tx(row).currency)).collect();
     currencies.sort_unstable();
     currencies.dedup();
     Exception::new(
@@ -232,27 +263,35 @@ fn stale(payout: &Payout) -> Exception {
     )
 }
 
-fn by_category(rows: &[&Row<'_>]) -> Vec<Category> {
-    let mut categories: BTreeMap<&str, Category> = BTreeMap::new();
-    for row in rows {
-        let category = categories.entry(row.category()).or_default();
+fn by_category(book: &Book<'_>, rows: &[&Row]) -> Vec<Category> {
+    let mut categories: Vec<(Name, Category)> = Vec::new();
+    for tx in rows.iter().map(|row| book.tx(row)) {
+        let at = categories.iter().position(|(name, _)| *name == tx.category).unwrap_or_else(|| {
+            let reporting_category = book.sides.text(tx.category).to_owned();
+            categories.push((tx.category, Category { reporting_category, ..Category::default() }));
+            categories.len() - 1
+        });
+        let category = &mut categories[at].1;
         category.count += 1;
-        category.gross += row.tx.amount;
-        category.fee += row.tx.fee;
-        category.net += row.tx.net;
+        category.gross += tx.amount;
+        category.fee += tx.fee;
+        category.net += tx.net;
     }
-    categories.into_iter().map(|(name, category)| Category { reporting_category: name.to_owned(), ..category }).collect()
+    let mut categories: Vec<Category> = categories.into_iter().map(|(_, category)| category).collect();
+    categories.sort_unstable_by(|a, b| a.reporting_category.cmp(&b.reporting_category));
+    categories
 }
 
-fn add(total: &mut Total, payout: &Payout, rows: &[&Row<'_>], residual: i64) {
+fn add(total: &mut Total, book: &Book<'_>, payout: &Payout, rows: &[&Row], residual: i64) {
     total.payout_amount += payout.amount;
     total.unexplained += residual;
-    for Row { tx, class, .. } in rows {
+    for row in rows {
+        let tx = book.tx(row);
         total.net += tx.net;
         total.fees -= tx.fee;
         // Nothing for a consistent row; keeps the sum of the parts equal to the net for one that is not.
         total.other += tx.net - (tx.amount - tx.fee);
-        let part = match class {
+        let part = match row.class {
             Class::Ledger(Kind::Charge) | Class::PartialCaptureReversal => &mut total.gross,
             Class::Ledger(Kind::Refund | Kind::RefundFailure) => &mut total.refunds,
             Class::Ledger(Kind::Dispute | Kind::DisputeReversal) => &mut total.disputes,

@@ -35,6 +35,16 @@ pub struct Report {
     pub exceptions: Vec<Exception>,
 }
 
+impl Report {
+    /// With the names that come from the input's digest (lower-case hex).
+    #[must_use]
+    pub fn identified(mut self, digest: &str) -> Self {
+        self.recon_id = format!("prun_{}", &digest[..16]);
+        self.input_digest = format!("sha256:{digest}");
+        self
+    }
+}
+
 /// `from` is none when there is no window; RFC 3339 UTC by the provider's clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Window {

@@ -22,13 +22,14 @@ macro_rules! asset {
     };
 }
 /// Every file under `/assets/`; a name that is not here does not exist, so no path is ever looked up on disk.
-pub(super) const ASSETS: [Asset; 13] = [
+pub(super) const ASSETS: [Asset; 14] = [
     asset!("api.js", "text/javascript; charset=utf-8"),
     asset!("app.css", "text/css; charset=utf-8"),
     asset!("app.js", "text/javascript; charset=utf-8"),
     asset!("dom.js", "text/javascript; charset=utf-8"),
     asset!("format.js", "text/javascript; charset=utf-8"),
     asset!("icon.svg", "image/svg+xml"),
+    asset!("money.js", "text/javascript; charset=utf-8"),
     asset!("parts.js", "text/javascript; charset=utf-8"),
     asset!("payments.js", "text/javascript; charset=utf-8"),
     asset!("schedule.js", "text/javascript; charset=utf-8"),

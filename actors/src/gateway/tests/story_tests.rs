@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value as Json, json};
 
 use super::{Running, read};
-use crate::operations::refund_last;
+use crate::operations::{refund_last, resume_refunds};
 
 async fn invoice(it: &Running, body: &Json) -> Json {
     let (status, invoice) = it.post("/api/payments/create-invoice", body).await;
@@ -172,15 +172,15 @@ async fn an_interrupted_refund_is_finished_once() {
     assert!(env.store().insert_refund_intent(&intent, before, env.fact("refund.intent", &intent.id, json!({}))).await.unwrap());
     // The provider did it, and the answer was lost with the process.
     env.provider().create_refund(&intent.charge, Some(1000), None, &intent.id).await.unwrap();
-    assert_eq!(refund_last::resume_open_intents(env).await.unwrap(), 1);
-    assert_eq!(refund_last::resume_open_intents(env).await.unwrap(), 0);
+    assert_eq!(resume_refunds::resume_open_intents(env).await.unwrap(), 1);
+    assert_eq!(resume_refunds::resume_open_intents(env).await.unwrap(), 0);
     let ended = env.store().refund_intent(&intent.id).await.unwrap().unwrap();
     assert_eq!((ended.state.as_str(), &ended.answer.unwrap()["replayed"]), ("succeeded", &json!(true)));
     it.daemon.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_refund_whose_answer_was_lost_is_answered_when_it_is_asked_again() {
+async fn a_refund_whose_answer_was_a_failure_after_it_was_made_is_found_and_not_made_again() {
     let it = Running::start(&[]).await;
     let made = invoice(&it, &json!({"amount_minor": 1000, "email": "a@b.c"})).await;
     pay(&it, &made).await;
@@ -188,9 +188,9 @@ async fn a_refund_whose_answer_was_lost_is_answered_when_it_is_asked_again() {
     let control = format!("http://{}/_control/chaos", env.sandbox_address().unwrap());
     it.http.put(control).body(json!({"error_after_commit": 1}).to_string()).send().await.unwrap();
     let asked = refund_last::Asked { asked_by: "test".into(), ..refund_last::Asked::default() };
-    assert!(refund_last::refund_last(env, &asked).await.is_err());
+    // The provider keeps its 500 under the key and repeats it, but the refund is there: it is read, not asked for again.
     let answer = refund_last::refund_last(env, &asked).await.unwrap();
-    assert_eq!((&answer["amount_minor"], &answer["status"], &answer["replayed"]), (&json!(1000), &json!("succeeded"), &json!(true)));
+    assert_eq!((&answer["amount_minor"], &answer["status"]), (&json!(1000), &json!("succeeded")));
     assert_eq!(refund_last::refund_last(env, &asked).await.unwrap_err().reason, "nothing_to_refund");
     let refunds = env.provider().refunds_of_charge(answer["payment_id"].as_str().unwrap()).await.unwrap();
     assert_eq!(refunds.len(), 1);

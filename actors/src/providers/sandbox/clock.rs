@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
-    Inner,
+    Inner, collection,
     documents::{Kind, Origin, Tx},
     failure::Api,
-    invoices, payouts, refunds,
+    payouts, refunds, renewals,
 };
 use crate::{
     error::{Error, Result},
@@ -34,8 +34,12 @@ impl Inner {
         self.engine.read("SELECT MIN(due) FROM object WHERE due IS NOT NULL", Vec::new()).await?[0].opt_int(0)
     }
 
-    async fn next_delivery(&self) -> Result<Option<i64>> {
-        self.engine.read("SELECT MIN(due) FROM delivery WHERE state = 'pending'", Vec::new()).await?[0].opt_int(0)
+    /// The same, and when the next webhook wants to be sent.
+    async fn next_due_and_delivery(&self) -> Result<(Option<i64>, Option<i64>)> {
+        const NEXT: &str =
+            "SELECT (SELECT MIN(due) FROM object WHERE due IS NOT NULL), (SELECT MIN(due) FROM delivery WHERE state = 'pending')";
+        let rows = self.engine.read(NEXT, Vec::new()).await?;
+        Ok((rows[0].opt_int(0)?, rows[0].opt_int(1)?))
     }
 
     /// Does everything that is due by now, each at its own time.
@@ -53,55 +57,31 @@ impl Inner {
     /// One moment: everything due at `tx.now`, in one transaction.
     async fn fall_due(&self, mut tx: Tx<'_>) -> Result<()> {
         let now = tx.now;
-        self.do_due(&mut tx).await.map_err(|f| Error::internal(format!("what was due at {now} could not be done: {}", f.message)))?;
+        do_due(&mut tx).await.map_err(|f| Error::internal(format!("what was due at {now} could not be done: {}", f.message)))?;
         tx.commit().await
     }
 
-    async fn do_due(&self, tx: &mut Tx<'_>) -> Api<()> {
-        let rows = tx.read("SELECT body FROM object WHERE due <= ?1 ORDER BY due, seq", vec![tx.now.into()]).await?;
-        let (mut settled, mut pays_out) = (Vec::new(), false);
-        for row in rows {
-            let body = row.json(0)?;
-            match Kind::of_id(super::documents::id_of(&body)) {
-                Some(Kind::Payout) => payouts::proceed(tx, body),
-                Some(Kind::BalanceTransaction) => {
-                    payouts::settle(tx, body.clone());
-                    pays_out = true;
-                    if body["status"] == "pending" {
-                        settled.push(body);
-                    }
-                }
-                Some(Kind::Refund) => refunds::proceed(tx, body).await?,
-                Some(Kind::Invoice) => invoices::advance_automatically(tx, body).await?,
-                _ => {}
-            }
-        }
-        if pays_out {
-            refunds::retry(tx).await?;
-            payouts::pay_out(tx, &settled).await?;
-            // The provider keeps events for 30 days; so do we, or the file would grow without end.
-            tx.also("DELETE FROM object WHERE kind = 'event' AND created < ?1", vec![(tx.now - 31 * DAY).into()]);
-            tx.also("DELETE FROM attempt WHERE at < ?1", vec![(tx.now - 31 * DAY).into()]);
-            tx.also("DELETE FROM idempotency WHERE created < ?1", vec![(tx.now - DAY).into()]);
-        }
-        Ok(())
-    }
-
+    /// From one due moment to the next: each is one commit, and its webhooks are sent before time goes on.
     pub(super) async fn advance(&self, seconds: i64) -> Result<(i64, i64)> {
         let _advancing = self.advancing.lock().await;
         self.catch_up().await?;
         let target = self.state.lock().await.offset + seconds;
         loop {
-            let next = [self.next_due().await?, self.next_delivery().await?].into_iter().flatten().min();
-            let real = self.real_now();
-            let at = next.filter(|at| *at <= real + target);
-            let mut tx = self.begin(Origin::default()).await;
-            let offset = at.map_or(target, |at| (at - real).min(target)).max(tx.offset());
+            let (due, delivery) = self.next_due_and_delivery().await?;
+            let mut state = self.state.lock().await;
+            let (real, now) = (self.real_now(), self.virtual_now(&mut state));
+            let at = [due, delivery].into_iter().flatten().min().filter(|at| *at <= real + target);
+            let offset = at.map_or(target, |at| (at - real).min(target)).max(state.offset);
+            let mut tx = Tx::new(self, state, at.unwrap_or(now), Origin::default());
             tx.set_offset(offset);
-            tx.commit().await?;
-            self.catch_up().await?;
+            if at.is_some() && at == due {
+                self.fall_due(tx).await?;
+            } else {
+                tx.commit().await?;
+            }
             self.deliver_due().await?;
             if at.is_none() {
+                self.catch_up().await?;
                 let mut state = self.state.lock().await;
                 return Ok((self.virtual_now(&mut state), state.offset));
             }
@@ -119,9 +99,14 @@ impl Inner {
     }
 
     async fn work(&self) -> Result<()> {
-        self.catch_up().await?;
-        self.deliver_due().await?;
-        let next = [self.next_due().await?, self.next_delivery().await?].into_iter().flatten().min();
+        let next = {
+            // Whoever moves the clock does what is due, too.
+            let _advancing = self.advancing.lock().await;
+            self.catch_up().await?;
+            self.deliver_due().await?;
+            let (due, delivery) = self.next_due_and_delivery().await?;
+            [due, delivery].into_iter().flatten().min()
+        };
         let now = {
             let mut state = self.state.lock().await;
             self.virtual_now(&mut state)
@@ -132,6 +117,41 @@ impl Inner {
         let _ = tokio::time::timeout(sleep, self.wake.notified()).await;
         Ok(())
     }
+}
+
+/// Everything due at `tx.now`.
+async fn do_due(tx: &mut Tx<'_>) -> Api<()> {
+    let rows = tx.read("SELECT body FROM object WHERE due <= ?1 ORDER BY due, seq", vec![tx.now.into()]).await?;
+    let (mut settled, mut pays_out) = (Vec::new(), false);
+    for row in rows {
+        // What fell due before it in the same moment may have changed it.
+        let Some(body) = tx.latest(row.json(0)?).filter(|body| body["_due"].as_i64().is_some_and(|due| due <= tx.now)) else {
+            continue;
+        };
+        match Kind::of_id(super::documents::id_of(&body)) {
+            Some(Kind::Payout) => payouts::proceed(tx, body),
+            Some(Kind::BalanceTransaction) => {
+                payouts::settle(tx, body.clone());
+                pays_out = true;
+                if body["status"] == "pending" {
+                    settled.push(body);
+                }
+            }
+            Some(Kind::Refund) => refunds::proceed(tx, body).await?,
+            Some(Kind::Invoice) => collection::proceed(tx, body).await?,
+            Some(Kind::Subscription) => renewals::proceed(tx, body).await?,
+            _ => {}
+        }
+    }
+    if pays_out {
+        refunds::retry(tx).await?;
+        payouts::pay_out(tx, &settled).await?;
+        // The provider keeps events for 30 days; so do we, or the file would grow without end.
+        tx.also("DELETE FROM object WHERE kind = 'event' AND created < ?1", vec![(tx.now - 31 * DAY).into()]);
+        tx.also("DELETE FROM attempt WHERE at < ?1", vec![(tx.now - 31 * DAY).into()]);
+        tx.also("DELETE FROM idempotency WHERE created < ?1", vec![(tx.now - DAY).into()]);
+    }
+    Ok(())
 }
 
 /// What `/_control/clock` answers.

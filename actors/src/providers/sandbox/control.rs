@@ -154,7 +154,7 @@ async fn advance(inner: &Inner, body: &Json) -> Result<Json> {
     Ok(json!({ "now": now, "offset_seconds": offset }))
 }
 
-async fn change_chaos(inner: &Inner, body: &Json) -> Result<Json> {
+pub(super) async fn change_chaos(inner: &Inner, body: &Json) -> Result<Json> {
     let mut tx = inner.begin(Origin::default()).await;
     tx.chaos = tx.chaos.merge(body)?;
     let state = serde_json::to_value(&tx.chaos)?;
@@ -162,7 +162,7 @@ async fn change_chaos(inner: &Inner, body: &Json) -> Result<Json> {
     Ok(state)
 }
 
-async fn dispute(inner: &Inner, body: &Json) -> Result<Json> {
+pub(super) async fn dispute(inner: &Inner, body: &Json) -> Result<Json> {
     let charge = body["charge"].as_str().ok_or_else(|| Error::field("charge", "charge is missing"))?;
     let outcome @ ("open" | "won" | "lost") = body["outcome"].as_str().unwrap_or("open") else {
         return Err(Error::field("outcome", "outcome must be open, won or lost"));

@@ -194,15 +194,6 @@ async fn change_balance(tx: &mut Tx<'_>, invoice: &Json, amount: i64) -> Api<()>
     Ok(())
 }
 
-/// What a customer's balance (below zero: credit) does to an invoice that is finalized.
-pub(super) fn use_balance(invoice: &mut Json, customer: &mut Json) {
-    let start = customer["balance"].as_i64().unwrap_or_default();
-    let sum = invoice["total"].as_i64().unwrap_or_default() + start;
-    (invoice["starting_balance"], invoice["ending_balance"]) = (start.into(), sum.min(0).into());
-    (invoice["amount_due"], invoice["amount_remaining"]) = (sum.max(0).into(), sum.max(0).into());
-    customer["balance"] = sum.min(0).into();
-}
-
 pub(super) async fn update(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {
     p.only(&["memo", "metadata"])?;
     let mut note = tx.need(Kind::CreditNote, id, "id").await?;

@@ -7,6 +7,7 @@ use super::{
     documents::{Kind, Tx, id_of},
     failure::{Api, Failure},
     form::Params,
+    renewals,
 };
 
 const ADDRESS: &[&str] = &["city", "country", "line1", "line2", "postal_code", "state"];
@@ -106,15 +107,13 @@ pub(super) async fn update(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json
     let mut body = before.clone();
     change(tx, &mut body, p).await?;
     tx.put(body.clone());
-    let previous = before
-        .as_object()
-        .map(|map| map.iter().filter(|(k, v)| body[k.as_str()] != **v).map(|(k, v)| (k.clone(), v.clone())).collect::<Json>());
-    tx.emit("customer.updated", &body, previous);
+    tx.emit_change("customer.updated", &before, &body);
     Ok(body)
 }
 
 pub(super) async fn delete(tx: &mut Tx<'_>, id: &str) -> Api<Json> {
     let body = living(tx, id, "id").await?;
+    renewals::finish_all(tx, id).await?;
     let gone = json!({ "id": id, "object": "customer", "deleted": true, "_created": body["created"] });
     tx.put(gone.clone());
     tx.emit("customer.deleted", &body, None);

@@ -94,6 +94,11 @@ impl<'a> Tx<'a> {
         rows.first().map(|row| row.json(0)).transpose()
     }
 
+    /// A document that was read before, as this unit of work left it; none if it was deleted.
+    pub(super) fn latest(&self, body: Json) -> Option<Json> {
+        self.changed.get(id_of(&body)).map_or(Some(body), Clone::clone)
+    }
+
     /// The object that the URL (`param` is "id") or a parameter names.
     pub(super) async fn need(&self, kind: Kind, id: &str, param: &str) -> Api<Json> {
         match self.get(kind, id).await? {
@@ -153,12 +158,11 @@ impl<'a> Tx<'a> {
     }
 
     pub(super) fn set_offset(&mut self, offset: i64) {
+        if self.state.offset == offset {
+            return;
+        }
         self.state.offset = offset;
         self.also(SET_META, vec!["offset".into(), offset.to_string().into()]);
-    }
-
-    pub(super) fn offset(&self) -> i64 {
-        self.state.offset
     }
 
     /// Lets time start again from what the offset says.

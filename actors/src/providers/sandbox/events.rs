@@ -7,6 +7,13 @@ use super::documents::{Kind, Tx, id_of, public};
 use crate::providers::stripe::API_VERSION;
 
 impl Tx<'_> {
+    /// Records that an object changed, with the old values of the members that did.
+    pub(super) fn emit_change(&mut self, kind: &str, before: &Json, after: &Json) {
+        let changed = |(name, value): &(&String, &Json)| !name.starts_with('_') && after[name.as_str()] != **value;
+        let previous = before.as_object().map(|map| map.iter().filter(changed).map(|(k, v)| (k.clone(), v.clone())).collect());
+        self.emit(kind, after, previous);
+    }
+
     /// Records that `object` changed. `previous` holds the old values of changed members, for `*.updated`.
     pub(super) fn emit(&mut self, kind: &str, object: &Json, previous: Option<Json>) {
         let endpoints: Vec<String> =

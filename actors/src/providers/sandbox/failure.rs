@@ -158,6 +158,13 @@ impl Failure {
         failure
     }
 
+    /// The same answer, but nothing of the attempt stays.
+    #[must_use]
+    pub(super) fn undone(mut self: Box<Self>) -> Box<Self> {
+        self.commit = false;
+        self
+    }
+
     #[must_use]
     pub(super) fn param(mut self: Box<Self>, param: &str) -> Box<Self> {
         self.param = Some(param.to_owned());

@@ -146,6 +146,15 @@ impl<'a> Params<'a> {
         self.tree.get(name).filter(|v| v.is_object()).map(Params::new)
     }
 
+    /// The one element of a list of objects.
+    pub(super) fn only_element(self, name: &str) -> Api<Option<Params<'a>>> {
+        match self.tree.get(name) {
+            None => Ok(None),
+            Some(Json::Array(items)) if items.len() == 1 && items[0].is_object() => Ok(Some(Params::new(&items[0]))),
+            Some(_) => Err(Failure::parameter("parameter_invalid", name, format!("Exactly one of {name} is possible here."))),
+        }
+    }
+
     /// The texts of `name[]`, or the one of `name`.
     pub(super) fn list(self, name: &str) -> Vec<&'a str> {
         match self.tree.get(name) {

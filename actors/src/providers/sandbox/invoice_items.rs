@@ -171,7 +171,8 @@ pub(super) async fn delete(tx: &mut Tx<'_>, id: &str) -> Api<Json> {
     if let Some(invoice) = item["invoice"].as_str() {
         let mut invoice = invoices::draft(tx, invoice, "invoice").await?;
         if let Some(lines) = invoice["lines"]["data"].as_array_mut() {
-            lines.retain(|line| line["parent"]["invoice_item_details"]["invoice_item"] != id);
+            let made_by = |line: &Json, parent: &str| line["parent"][parent]["invoice_item"] == id;
+            lines.retain(|line| !made_by(line, "invoice_item_details") && !made_by(line, "subscription_item_details"));
         }
         invoices::total(&mut invoice);
         tx.put(invoice);

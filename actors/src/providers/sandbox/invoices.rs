@@ -6,11 +6,12 @@ use serde_json::{Value as Json, json};
 use super::{
     catalog,
     clock::DAY,
-    credit_notes, customers,
+    customers,
     documents::{Kind, Query, Tx, id_of},
     failure::{Api, Failure},
     form::Params,
-    invoice_items, payments, shapes,
+    invoice_items, payments, proration, renewals, shapes,
+    subscription_shapes::subscription_of,
 };
 use crate::domain::money;
 
@@ -36,7 +37,8 @@ pub(super) async fn create(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
     let pending = match p.choice("pending_invoice_items_behavior", &["exclude", "include"])? {
         Some("include") => {
             let query = Query { customer: Some(id_of(&customer).into()), ..Query::with_status(Kind::InvoiceItem, "pending") };
-            tx.find(&query).await?
+            // Prorations wait for an invoice of their subscription.
+            tx.find(&query).await?.into_iter().filter(|item| item["parent"].is_null()).collect()
         }
         _ => Vec::new(),
     };
@@ -174,14 +176,24 @@ pub(super) async fn finalize(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Js
 }
 
 /// Gives the invoice its number and its page, and a payment intent if there is something to pay.
-async fn finalize_draft(tx: &mut Tx<'_>, mut invoice: Json) -> Api<Json> {
+pub(super) async fn finalize_draft(tx: &mut Tx<'_>, mut invoice: Json) -> Api<Json> {
     let currency = invoice["currency"].as_str().unwrap_or_default().to_owned();
     let customer = invoice["customer"].as_str().unwrap_or_default().to_owned();
     let mut customer = customers::living(tx, &customer, "customer").await?;
-    credit_notes::use_balance(&mut invoice, &mut customer);
-    let amount = invoice["amount_due"].as_i64().unwrap_or_default();
-    if amount > 0 && amount < money::minimum_charge(&currency) {
+    let minimum = money::minimum_charge(&currency);
+    let balance = customer["balance"].as_i64().unwrap_or_default();
+    // A trifle of a subscription waits for its next invoice; another invoice of so little cannot be collected at all.
+    let carried = if subscription_of(&invoice).is_some() { minimum } else { 0 };
+    let (amount, after) = proration::settle(invoice["total"].as_i64().unwrap_or_default(), balance, carried);
+    if amount > 0 && amount < minimum {
         return Err(Failure::refused(Some("amount_too_small"), "The invoice's amount is below the smallest that can be charged."));
+    }
+    (invoice["starting_balance"], invoice["ending_balance"]) = (balance.into(), after.into());
+    (invoice["amount_due"], invoice["amount_remaining"]) = (amount.into(), amount.into());
+    let before = customer.clone();
+    customer["balance"] = after.into();
+    if balance != after {
+        tx.emit_change("customer.updated", &before, &customer);
     }
     let sequence = customer["next_invoice_sequence"].as_i64().unwrap_or(1);
     invoice["number"] = format!("{}-{sequence:04}", customer["invoice_prefix"].as_str().unwrap_or("SANDBOX")).into();
@@ -215,7 +227,16 @@ async fn finalize_draft(tx: &mut Tx<'_>, mut invoice: Json) -> Api<Json> {
     Ok(invoice)
 }
 
+/// Stores a draft that is finalized when its hour is over.
+pub(super) fn wait_as_draft(tx: &mut Tx<'_>, invoice: &mut Json) {
+    let at = tx.now + DRAFT_S;
+    (invoice["automatically_finalizes_at"], invoice["_due"]) = (at.into(), at.into());
+    tx.put(invoice.clone());
+    tx.emit("invoice.created", invoice, None);
+}
+
 fn close_as_paid(tx: &mut Tx<'_>, mut invoice: Json) -> Json {
+    (invoice["next_payment_attempt"], invoice["_due"]) = (Json::Null, Json::Null);
     (invoice["status"], invoice["attempted"], invoice["amount_remaining"]) = ("paid".into(), true.into(), 0.into());
     invoice["status_transitions"]["paid_at"] = tx.now.into();
     tx.put(invoice.clone());
@@ -246,7 +267,9 @@ pub(super) async fn pay(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {
     if p.boolean("paid_out_of_band")?.unwrap_or(false) {
         cancel_payments(tx, id).await?;
         (invoice["amount_paid"], invoice["amount_paid_off_stripe"]) = (invoice["amount_due"].clone(), invoice["amount_due"].clone());
-        return Ok(close_as_paid(tx, invoice));
+        let invoice = close_as_paid(tx, invoice);
+        renewals::paid(tx, &invoice).await?;
+        return Ok(invoice);
     }
     let method = match p.text("payment_method").or(p.text("source")) {
         Some(id) => customers::method(tx, id, "payment_method").await?["id"].clone(),
@@ -261,10 +284,18 @@ pub(super) async fn pay(tx: &mut Tx<'_>, id: &str, p: Params<'_>) -> Api<Json> {
     tx.need(Kind::Invoice, id, "id").await
 }
 
-/// The card of the invoice, or else of its customer.
+/// The card of the invoice, or else of its subscription, or else of its customer.
 async fn default_method(tx: &Tx<'_>, invoice: &Json) -> Api<Json> {
+    let subscription = match subscription_of(invoice) {
+        Some(id) => tx.get(Kind::Subscription, id).await?.unwrap_or_default(),
+        None => Json::Null,
+    };
     let customer = customers::living(tx, invoice["customer"].as_str().unwrap_or_default(), "customer").await?;
-    let methods = [&invoice["default_payment_method"], &customer["invoice_settings"]["default_payment_method"]];
+    let methods = [
+        &invoice["default_payment_method"],
+        &subscription["default_payment_method"],
+        &customer["invoice_settings"]["default_payment_method"],
+    ];
     match methods.into_iter().find(|m| m.is_string()) {
         Some(method) => Ok(method.clone()),
         None => Err(Failure::refused(
@@ -292,18 +323,23 @@ pub(super) async fn on_payment(tx: &mut Tx<'_>, intent: &Json) -> Api<()> {
     tx.emit("invoice_payment.paid", &payment, None);
     invoice["amount_paid"] = amount;
     invoice["attempt_count"] = (invoice["attempt_count"].as_i64().unwrap_or_default() + 1).into();
-    close_as_paid(tx, invoice);
-    Ok(())
+    let invoice = close_as_paid(tx, invoice);
+    renewals::paid(tx, &invoice).await
 }
 
 /// An intent was declined: if it was for an invoice, that counts the attempt.
 pub(super) async fn on_decline(tx: &mut Tx<'_>, intent: &Json) -> Api<()> {
     let Some((mut invoice, _)) = of_intent(tx, intent).await? else { return Ok(()) };
+    count_failure(tx, &mut invoice);
+    Ok(())
+}
+
+/// An attempt to have an invoice paid failed.
+pub(super) fn count_failure(tx: &mut Tx<'_>, invoice: &mut Json) {
     invoice["attempt_count"] = (invoice["attempt_count"].as_i64().unwrap_or_default() + 1).into();
     invoice["attempted"] = true.into();
     tx.put(invoice.clone());
-    tx.emit("invoice.payment_failed", &invoice, None);
-    Ok(())
+    tx.emit("invoice.payment_failed", invoice, None);
 }
 
 async fn cancel_payments(tx: &mut Tx<'_>, id: &str) -> Api<()> {
@@ -354,26 +390,4 @@ pub(super) async fn send(tx: &mut Tx<'_>, id: &str) -> Api<Json> {
     }
     tx.emit("invoice.sent", &invoice, None);
     Ok(invoice)
-}
-
-/// The hour of a draft with `auto_advance` is over: it is finalized and, where a card is known, paid.
-pub(super) async fn advance_automatically(tx: &mut Tx<'_>, mut invoice: Json) -> Api<()> {
-    invoice["_due"] = Json::Null;
-    tx.put(invoice.clone());
-    if invoice["status"] != "draft" {
-        return Ok(());
-    }
-    let invoice = match finalize_draft(tx, invoice).await {
-        Ok(invoice) => invoice,
-        Err(failure) => {
-            tracing::info!(target: "sandbox", reason = %failure.message, "an invoice could not be finalized automatically");
-            return Ok(());
-        }
-    };
-    if invoice["status"] == "open" && invoice["collection_method"] == "charge_automatically" {
-        let none = json!({});
-        // A decline or a missing card leaves the invoice open; the events say so.
-        let _ = pay(tx, id_of(&invoice), Params::new(&none)).await;
-    }
-    Ok(())
 }

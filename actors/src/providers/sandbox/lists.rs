@@ -62,7 +62,8 @@ async fn filters(tx: &Tx<'_>, query: &mut Query, p: Params<'_>) -> Api<()> {
             query.status = p.boolean("pending")?.map(|pending| if pending { "pending" } else { "attached" }.into());
         }
         Kind::Invoice => {
-            allow(p, &["customer", "status", "collection_method", "created", "due_date"])?;
+            allow(p, &["customer", "status", "collection_method", "created", "due_date", "subscription"])?;
+            query.link = text("subscription");
             (query.customer, query.status, query.type_like) = (text("customer"), text("status"), text("collection_method"));
             query.at = p.range("due_date")?;
         }
@@ -103,12 +104,30 @@ async fn filters(tx: &Tx<'_>, query: &mut Query, p: Params<'_>) -> Api<()> {
             allow(p, &["customer", "invoice", "created"])?;
             (query.customer, query.link) = (text("customer"), text("invoice"));
         }
+        Kind::Subscription => subscription_filters(query, p)?,
         Kind::Event => event_filters(tx, query, p)?,
         Kind::WebhookEndpoint => allow(p, &[])?,
     }
     if let Some(created) = p.range("created")? {
         query.created.min = query.created.min.max(created.min);
         query.created.max = created.max;
+    }
+    Ok(())
+}
+
+/// Subscriptions that have ended are listed only if they are asked for.
+fn subscription_filters(query: &mut Query, p: Params<'_>) -> Api<()> {
+    const STATES: [&str; 10] =
+        ["all", "ended", "active", "canceled", "incomplete", "incomplete_expired", "past_due", "paused", "trialing", "unpaid"];
+    allow(p, &["customer", "price", "status", "collection_method", "created", "current_period_end"])?;
+    let text = |name: &str| p.text(name).map(str::to_owned);
+    (query.customer, query.link, query.second) = (text("customer"), text("price"), text("collection_method"));
+    query.at = p.range("current_period_end")?;
+    match p.choice("status", &STATES)? {
+        Some("all") => {}
+        Some("ended") => query.types = Some(",canceled,incomplete_expired,".into()),
+        Some(status) => query.status = Some(status.into()),
+        None => query.types = Some(",active,incomplete,past_due,paused,trialing,unpaid,".into()),
     }
     Ok(())
 }

@@ -3,9 +3,12 @@
 //! is configured, and driven by the official clients as well as by ours. It never shares code or data with the ledger that is
 //! reconciled against it.
 
+#[cfg(test)]
+mod billing_tests;
 mod catalog;
 mod charges;
 mod clock;
+mod collection;
 mod control;
 mod credit_notes;
 mod customers;
@@ -23,10 +26,14 @@ mod lists;
 mod manual_payouts;
 mod payments;
 mod payouts;
+mod proration;
 mod query;
 mod refunds;
+mod renewals;
 mod routes;
 mod shapes;
+mod subscription_shapes;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod webhooks;
@@ -236,6 +243,16 @@ impl Sandbox {
     /// webhooks were delivered or their try failed. Answers (now, offset).
     pub async fn advance(&self, seconds: i64) -> Result<(i64, i64)> {
         self.inner.advance(seconds).await
+    }
+
+    /// Sets switches of the chaos, as `PUT /_control/chaos` does, and answers all of them.
+    pub async fn set_chaos(&self, switches: &Json) -> Result<Json> {
+        control::change_chaos(&self.inner, switches).await
+    }
+
+    /// Opens a dispute over a charge, or closes it: `outcome` is `open`, `won` or `lost`.
+    pub async fn dispute(&self, charge: &str, outcome: &str) -> Result<Json> {
+        control::dispute(&self.inner, &serde_json::json!({ "charge": charge, "outcome": outcome })).await
     }
 
     /// Forgets everything but the daemon's endpoint; the clock shows real time again.

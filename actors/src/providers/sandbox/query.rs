@@ -25,10 +25,11 @@ pub(super) enum Kind {
     Event,
     WebhookEndpoint,
     CreditNote,
+    Subscription,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str, &'static str); 16] = [
+    const ALL: [(Self, &'static str, &'static str); 17] = [
         (Self::Customer, "customer", "cus"),
         (Self::PaymentMethod, "payment_method", "pm"),
         (Self::Product, "product", "prod"),
@@ -45,6 +46,7 @@ impl Kind {
         (Self::Event, "event", "evt"),
         (Self::WebhookEndpoint, "webhook_endpoint", "we"),
         (Self::CreditNote, "credit_note", "cn"),
+        (Self::Subscription, "subscription", "sub"),
     ];
 
     /// The value of `object` in the kind's documents.
@@ -106,9 +108,11 @@ pub(super) fn columns(body: &Json) -> Columns {
         }
         Kind::InvoiceItem => {
             c.link = text("invoice");
+            c.second = body["parent"]["subscription_details"]["subscription"].as_str().map(str::to_owned);
             c.status = Some(if c.link.is_none() { "pending" } else { "attached" }.into());
         }
         Kind::Invoice => {
+            c.link = body["parent"]["subscription_details"]["subscription"].as_str().map(str::to_owned);
             c.at = body["due_date"].as_i64();
             c.kind = text("collection_method");
         }
@@ -130,6 +134,12 @@ pub(super) fn columns(body: &Json) -> Columns {
         Kind::Event => {
             c.link = body["data"]["object"]["id"].as_str().map(str::to_owned);
             c.status = Some((body["pending_webhooks"] == 0).to_string());
+        }
+        Kind::Subscription => {
+            let item = &body["items"]["data"][0];
+            c.link = item["price"]["id"].as_str().map(str::to_owned);
+            // A list can ask for several states at once, which only the type column knows.
+            (c.second, c.kind, c.at) = (text("collection_method"), text("status"), item["current_period_end"].as_i64());
         }
         Kind::WebhookEndpoint => c.second = (body["_daemon"] == true).then(|| "daemon".to_owned()),
         Kind::PaymentMethod | Kind::PaymentIntent => {}

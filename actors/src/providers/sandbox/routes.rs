@@ -8,7 +8,7 @@ use super::{
     documents::{Kind, Tx, public},
     failure::{Api, Failure},
     form::Params,
-    invoice_items, invoices, lists, manual_payouts, payments, payouts, refunds, webhooks,
+    invoice_items, invoices, lists, manual_payouts, payments, payouts, refunds, subscriptions, webhooks,
 };
 
 /// The collections that can be listed and read one by one.
@@ -30,6 +30,7 @@ fn collection(name: &str) -> Option<Kind> {
         "events" => Kind::Event,
         "webhook_endpoints" => Kind::WebhookEndpoint,
         "credit_notes" => Kind::CreditNote,
+        "subscriptions" => Kind::Subscription,
         _ => return None,
     })
 }
@@ -64,6 +65,7 @@ pub(super) async fn dispatch(tx: &mut Tx<'_>, method: &str, path: &[&str], url: 
         ("DELETE", ["customers", id]) => customers::delete(tx, id).await?,
         ("DELETE", ["invoiceitems", id]) => invoice_items::delete(tx, id).await?,
         ("DELETE", ["invoices", id]) => invoices::delete(tx, id).await?,
+        ("DELETE", ["subscriptions", id]) => subscriptions::cancel(tx, id, p).await?,
         ("DELETE", ["webhook_endpoints", id]) => webhooks::delete(tx, id).await?,
         _ => return Err(Failure::unknown_url(method, url)),
     };
@@ -109,6 +111,8 @@ async fn post(tx: &mut Tx<'_>, path: &[&str], url: &str, p: Params<'_>) -> Api<J
         ["payouts", id, "cancel"] => manual_payouts::cancel(tx, id, p).await,
         ["disputes", id] => disputes::update(tx, id, p).await,
         ["disputes", id, "close"] => disputes::close(tx, id, p).await,
+        ["subscriptions"] => subscriptions::create(tx, p).await,
+        ["subscriptions", id] => subscriptions::update(tx, id, p).await,
         ["webhook_endpoints"] => webhooks::create(tx, p),
         ["webhook_endpoints", id] => webhooks::update(tx, id, p).await,
         _ => Err(Failure::unknown_url("POST", url)),

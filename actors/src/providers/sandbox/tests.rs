@@ -9,19 +9,19 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::providers::stripe::Client;
 
-const START: i64 = 1_790_000_000;
+pub(super) const START: i64 = 1_790_000_000;
 
 /// A serving sandbox on a file of its own, whose real clock the test holds.
-struct Served {
-    sandbox: Sandbox,
-    client: Client,
+pub(super) struct Served {
+    pub(super) sandbox: Sandbox,
+    pub(super) client: Client,
     base: String,
     real: Arc<AtomicI64>,
     task: JoinHandle<()>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
-async fn serve(folder: &tempfile::TempDir) -> Served {
+pub(super) async fn serve(folder: &tempfile::TempDir) -> Served {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let real = Arc::new(AtomicI64::new(START));
     let clock = real.clone();
@@ -39,7 +39,7 @@ async fn serve(folder: &tempfile::TempDir) -> Served {
 }
 
 impl Served {
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         drop(self.stop.take());
         self.task.await.unwrap();
         self.sandbox.close().await.unwrap();
@@ -60,7 +60,7 @@ impl Served {
         self.client.post("/v1/charges", &params, key).await.unwrap().body
     }
 
-    async fn advance(&self, days: i64) -> i64 {
+    pub(super) async fn advance(&self, days: i64) -> i64 {
         self.sandbox.advance(days * clock::DAY).await.unwrap().0
     }
 

@@ -1,7 +1,9 @@
 //! Webhooks: the endpoints, and the sender. A delivery is a row until the endpoint has answered 2xx, so nothing is lost over a
-//! restart; it is sent in the order of creation per endpoint, signed with real time, and tried again by virtual time.
+//! restart; what is about one object is sent in the order of creation, signed with real time, and tried again by virtual time.
 
-use futures_util::future::join_all;
+use std::collections::HashMap;
+
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -11,13 +13,20 @@ use super::{
     form::Params,
     history::Outcome,
 };
-use crate::{domain::signature, error::Result, store::engine::Engine as _};
+use crate::{
+    domain::signature,
+    error::Result,
+    store::engine::{Engine as _, Row},
+};
 
 /// After the first try: seconds of virtual time until the next ones.
 const RETRY_AFTER_S: [i64; 3] = [10, 300, 3600];
 /// How long the old secret signs as well after a change.
 const ROLL_S: i64 = 86_400;
-const BATCH: i64 = 200;
+/// Deliveries read, sent and written down together.
+const BATCH: i64 = 500;
+/// Deliveries under way at once.
+const AT_ONCE: usize = 32;
 
 pub(super) fn create(tx: &mut Tx<'_>, p: Params<'_>) -> Api<Json> {
     p.only(&["url", "enabled_events", "api_version", "description", "metadata", "connect"])?;
@@ -101,6 +110,7 @@ fn secrets(endpoint: &Json, now: i64) -> Vec<&str> {
     endpoint["_secret"].as_str().into_iter().chain(old).collect()
 }
 
+/// One event on its way to one endpoint.
 #[derive(Clone, Debug)]
 struct Delivery {
     id: i64,
@@ -108,115 +118,131 @@ struct Delivery {
     endpoint: String,
     attempts: i64,
     copies: i64,
+    /// The event as it is sent; none if it is too old to be kept.
+    body: Option<String>,
+    /// The object that the event is about.
+    object: Option<String>,
 }
 
+impl Delivery {
+    fn of(row: &Row) -> Result<Self> {
+        Ok(Self {
+            id: row.int(0)?,
+            event: row.text(1)?.into(),
+            endpoint: row.text(2)?.into(),
+            attempts: row.int(3)?,
+            copies: row.int(4)?,
+            body: row.opt_text(5)?,
+            object: row.opt_text(6)?,
+        })
+    }
+}
+
+const DUE: &str =
+    "SELECT d.id, d.event, d.endpoint, d.attempts, d.copies, o.body, o.link FROM delivery d LEFT JOIN object o ON o.id = d.event
+ WHERE d.state = 'pending' AND d.due <= ?1 ORDER BY d.id LIMIT ?2";
+const DELIVERED: &str =
+    "UPDATE object SET body = json_set(body, '$.pending_webhooks', max(json_extract(body, '$.pending_webhooks') - 1, 0)),
+ status = CASE WHEN json_extract(body, '$.pending_webhooks') > 1 THEN 'false' ELSE 'true' END WHERE id = ?1 AND kind = 'event'";
+
 impl Inner {
-    /// Sends everything that is due, endpoint by endpoint in parallel, until nothing is.
+    /// Sends everything that is due until nothing is. Many at once, as the provider does; what is about one object goes to an
+    /// endpoint one after the other, in the order of creation.
     pub(super) async fn deliver_due(&self) -> Result<()> {
         let _delivering = self.delivering.lock().await;
         loop {
-            let now = {
+            let (now, reorder, endpoints) = {
                 let mut state = self.state.lock().await;
-                self.virtual_now(&mut state)
+                (self.virtual_now(&mut state), state.chaos.reorder_webhook, state.endpoints.clone())
             };
-            let rows = self
-                .engine
-                .read(
-                    "SELECT id, event, endpoint, attempts, copies FROM delivery WHERE state = 'pending' AND due <= ?1 ORDER BY id LIMIT ?2",
-                    vec![now.into(), BATCH.into()],
-                )
-                .await?;
+            let rows = self.engine.read(DUE, vec![now.into(), BATCH.into()]).await?;
             if rows.is_empty() {
                 return Ok(());
             }
-            let mut queues: Vec<(String, Vec<Delivery>)> = Vec::new();
-            for row in rows {
-                let d = Delivery {
-                    id: row.int(0)?,
-                    event: row.text(1)?.into(),
-                    endpoint: row.text(2)?.into(),
-                    attempts: row.int(3)?,
-                    copies: row.int(4)?,
-                };
-                match queues.iter_mut().find(|(endpoint, _)| *endpoint == d.endpoint) {
-                    Some((_, queue)) => queue.push(d),
-                    None => queues.push((d.endpoint.clone(), vec![d])),
+            let mut queue = rows.iter().map(Delivery::of).collect::<Result<Vec<_>>>()?;
+            for i in 1..queue.len() {
+                if chance(reorder) {
+                    queue.swap(i - 1, i);
                 }
             }
-            for result in join_all(queues.into_iter().map(|(_, queue)| self.deliver_queue(queue))).await {
-                result?;
+            // In the order of the first of each, so that an early event is not sent last.
+            let mut lanes: Vec<Vec<Delivery>> = Vec::new();
+            let mut places: HashMap<(String, String), usize> = HashMap::new();
+            for delivery in queue {
+                let object = delivery.object.clone().unwrap_or_else(|| delivery.event.clone());
+                let place = *places.entry((delivery.endpoint.clone(), object)).or_insert(lanes.len());
+                if place == lanes.len() {
+                    lanes.push(Vec::new());
+                }
+                lanes[place].push(delivery);
             }
+            let sent = lanes.into_iter().map(|lane| self.deliver_lane(lane, &endpoints, now));
+            let tried: Vec<Vec<(Delivery, Vec<Outcome>)>> = stream::iter(sent).buffer_unordered(AT_ONCE).collect().await;
+            self.record(tried.into_iter().flatten()).await?;
         }
     }
 
-    async fn deliver_queue(&self, mut queue: Vec<Delivery>) -> Result<()> {
-        let reorder = self.state.lock().await.chaos.reorder_webhook;
-        for i in 1..queue.len() {
-            if chance(reorder) {
-                queue.swap(i - 1, i);
-            }
+    async fn deliver_lane(&self, lane: Vec<Delivery>, endpoints: &[Json], now: i64) -> Vec<(Delivery, Vec<Outcome>)> {
+        let mut tried = Vec::with_capacity(lane.len());
+        for delivery in lane {
+            let endpoint = endpoints.iter().find(|e| id_of(e) == delivery.endpoint);
+            let outcomes = match (endpoint, &delivery.body) {
+                (Some(endpoint), Some(body)) => self.send(&delivery, endpoint, body, now).await,
+                _ => Vec::new(),
+            };
+            tried.push((delivery, outcomes));
         }
-        for delivery in queue {
-            let outcomes = self.send(&delivery).await?;
-            self.record(delivery, &outcomes).await?;
-        }
-        Ok(())
+        tried
     }
 
     /// One try, or as many as there are copies; the first that the endpoint does not answer with 2xx is the last.
-    async fn send(&self, delivery: &Delivery) -> Result<Vec<Outcome>> {
-        let (endpoint, event, now) = {
-            let tx = self.begin(Origin::default()).await;
-            (tx.get(Kind::WebhookEndpoint, &delivery.endpoint).await?, tx.get(Kind::Event, &delivery.event).await?, tx.now)
-        };
-        let (Some(endpoint), Some(event)) = (endpoint, event) else { return Ok(Vec::new()) };
-        let Some(url) = endpoint["url"].as_str().filter(|_| endpoint["status"] == "enabled") else { return Ok(Vec::new()) };
-        let body = event.to_string();
+    async fn send(&self, delivery: &Delivery, endpoint: &Json, body: &str, now: i64) -> Vec<Outcome> {
+        let Some(url) = endpoint["url"].as_str().filter(|_| endpoint["status"] == "enabled") else { return Vec::new() };
         let mut outcomes = Vec::new();
         for _ in 0..delivery.copies {
-            let header = signature::header(&secrets(&endpoint, now), self.real_now(), body.as_bytes());
+            let header = signature::header(&secrets(endpoint, now), self.real_now(), body.as_bytes());
             let answer = self
                 .client()
                 .post(url)
                 .header("content-type", "application/json; charset=utf-8")
                 .header("user-agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
                 .header("stripe-signature", header)
-                .body(body.clone())
+                .body(body.to_owned())
                 .send()
                 .await;
             let outcome = match answer {
                 Ok(answer) => Outcome::Answered(answer.status().as_u16()),
                 Err(error) => Outcome::Silent(if error.is_timeout() { "no answer in time" } else { "no connection" }.to_owned()),
             };
-            tracing::debug!(target: "sandbox", event = id_of(&event), ?outcome, "a webhook was sent");
+            tracing::debug!(target: "sandbox", event = delivery.event, ?outcome, "a webhook was sent");
             let ended = !outcome.delivered();
             outcomes.push(outcome);
             if ended {
                 break;
             }
         }
-        Ok(outcomes)
+        outcomes
     }
 
-    async fn record(&self, delivery: Delivery, outcomes: &[Outcome]) -> Result<()> {
+    /// Writes down what became of a batch, in one commit: one that is lost is sent again, which the endpoint must bear.
+    async fn record(&self, tried: impl Iterator<Item = (Delivery, Vec<Outcome>)>) -> Result<()> {
         let mut tx = self.begin(Origin::default()).await;
         let at = tx.now;
-        for outcome in outcomes {
-            outcome.write(&mut tx, &delivery.event, &delivery.endpoint, at);
-        }
-        if outcomes.last().is_some_and(Outcome::delivered) {
-            tx.also("DELETE FROM delivery WHERE id = ?1", vec![delivery.id.into()]);
-            if let Some(mut event) = tx.get(Kind::Event, &delivery.event).await? {
-                event["pending_webhooks"] = (event["pending_webhooks"].as_i64().unwrap_or(1) - 1).max(0).into();
-                tx.put(event);
+        for (delivery, outcomes) in tried {
+            for outcome in &outcomes {
+                outcome.write(&mut tx, &delivery.event, &delivery.endpoint, at);
             }
-        } else {
-            let wait = usize::try_from(delivery.attempts).ok().and_then(|attempt| RETRY_AFTER_S.get(attempt));
-            let due = wait.map(|wait| tx.now + wait);
-            tx.also(
-                "UPDATE delivery SET attempts = attempts + 1, due = ?2, state = ?3 WHERE id = ?1",
-                vec![delivery.id.into(), due.into(), if due.is_some() { "pending" } else { "failed" }.into()],
-            );
+            if outcomes.last().is_some_and(Outcome::delivered) {
+                tx.also("DELETE FROM delivery WHERE id = ?1", vec![delivery.id.into()]);
+                tx.also(DELIVERED, vec![delivery.event.into()]);
+            } else {
+                let wait = usize::try_from(delivery.attempts).ok().and_then(|attempt| RETRY_AFTER_S.get(attempt));
+                let due = wait.map(|wait| at + wait);
+                tx.also(
+                    "UPDATE delivery SET attempts = attempts + 1, due = ?2, state = ?3 WHERE id = ?1",
+                    vec![delivery.id.into(), due.into(), if due.is_some() { "pending" } else { "failed" }.into()],
+                );
+            }
         }
         tx.commit().await
     }

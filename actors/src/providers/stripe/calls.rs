@@ -51,6 +51,19 @@ impl Client {
         Ok(self.post("/v1/invoices", &params, key).await?.body)
     }
 
+    /// A draft that carries a mark, paid with the customer's card when asked.
+    pub async fn create_trial_invoice(&self, customer: &str, currency: &str, mark: (&str, &str), key: &str) -> Result<Value> {
+        let name = format!("metadata[{}]", mark.0);
+        let params = [
+            ("customer", customer.into()),
+            ("currency", currency.into()),
+            ("auto_advance", "false".into()),
+            ("pending_invoice_items_behavior", "exclude".into()),
+            (name.as_str(), mark.1.into()),
+        ];
+        Ok(self.post("/v1/invoices", &params, key).await?.body)
+    }
+
     pub async fn create_invoice_item(
         &self,
         invoice: &str,
@@ -80,6 +93,11 @@ impl Client {
         Ok(self.post(&format!("/v1/invoices/{id}/pay"), params, key).await?.body)
     }
 
+    /// Makes an open or uncollectible invoice void: nothing is owed any more.
+    pub async fn void_invoice(&self, id: &str, key: &str) -> Result<Value> {
+        Ok(self.post(&format!("/v1/invoices/{id}/void"), &[], key).await?.body)
+    }
+
     /// One invoice by its id.
     pub async fn invoice(&self, id: &str) -> Result<Value> {
         Ok(self.get(&format!("/v1/invoices/{id}"), &[]).await?.body)
@@ -88,6 +106,11 @@ impl Client {
     /// All of a customer's invoices, newest first, drafts among them.
     pub async fn invoices_of_customer(&self, customer: &str) -> Result<Vec<Value>> {
         self.list_all("/v1/invoices", &[("customer", customer.into())]).await
+    }
+
+    /// Ends a subscription now. `not_found` if it has ended already.
+    pub async fn cancel_subscription(&self, id: &str) -> Result<()> {
+        self.delete(&format!("/v1/subscriptions/{id}")).await.map(drop)
     }
 
     /// The payments of an invoice: the only link from it to a payment intent.
@@ -107,6 +130,12 @@ impl Client {
             Value::Array(charges) => Ok(charges),
             _ => Err(Error::unavailable("provider_unavailable", "the provider's answer to /v1/charges is not a list")),
         }
+    }
+
+    /// Puts a mark into a charge's metadata.
+    pub async fn mark_charge(&self, id: &str, mark: (&str, &str), key: &str) -> Result<Value> {
+        let name = format!("metadata[{}]", mark.0);
+        Ok(self.post(&format!("/v1/charges/{id}"), &[(name.as_str(), mark.1.into())], key).await?.body)
     }
 
     /// One charge by its id.
@@ -132,6 +161,22 @@ impl Client {
         self.list_all("/v1/payouts", &window(created_gte, created_lte)).await
     }
 
+    /// One payout by its id.
+    pub async fn payout(&self, id: &str) -> Result<Value> {
+        Ok(self.get(&format!("/v1/payouts/{id}"), &[]).await?.body)
+    }
+
+    /// Payouts in one state, whenever they were made until `created_lte`.
+    pub async fn payouts_in_state(&self, status: &str, created_lte: i64) -> Result<Vec<Value>> {
+        self.list_all("/v1/payouts", &[("status", status.into()), ("created[lte]", created_lte.to_string())]).await
+    }
+
+    /// What one object (`ch_`, `re_`, `po_`, ...) moved, until `created_lte`.
+    pub async fn balance_transactions_of_source(&self, source: &str, created_lte: i64) -> Result<Vec<Value>> {
+        let until = ("created[lte]", created_lte.to_string());
+        self.list_all("/v1/balance_transactions", &[("source", source.into()), until, with_source()]).await
+    }
+
     /// The movements of an automatic payout, its own among them.
     pub async fn balance_transactions_of_payout(&self, payout: &str) -> Result<Vec<Value>> {
         self.list_all("/v1/balance_transactions", &[("payout", payout.into()), with_source()]).await
@@ -151,6 +196,36 @@ impl Client {
     /// Events since then, newest first; the provider keeps them for 30 days.
     pub async fn events(&self, created_gte: i64) -> Result<Vec<Value>> {
         self.list_all("/v1/events", &[("created[gte]", created_gte.to_string())]).await
+    }
+
+    /// Invoices created in the window, both ends included, drafts among them.
+    pub async fn invoices(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
+        self.list_all("/v1/invoices", &window(created_gte, created_lte)).await
+    }
+
+    /// All invoices in one state, of any age: `draft`, `open`, `paid`, `void` or `uncollectible`.
+    pub async fn invoices_in_state(&self, status: &str) -> Result<Vec<Value>> {
+        self.list_all("/v1/invoices", &[("status", status.into())]).await
+    }
+
+    /// Payments of invoices created in the window, both ends included: made when the invoice was finalized, not when it was paid.
+    pub async fn invoice_payments_created(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
+        self.list_all("/v1/invoice_payments", &window(created_gte, created_lte)).await
+    }
+
+    /// Charges created in the window, both ends included, declined ones among them.
+    pub async fn charges_created(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
+        self.list_all("/v1/charges", &window(created_gte, created_lte)).await
+    }
+
+    /// The attempts to charge a payment intent, newest first.
+    pub async fn charges_of_intent(&self, intent: &str) -> Result<Vec<Value>> {
+        self.list_all("/v1/charges", &[("payment_intent", intent.into())]).await
+    }
+
+    /// Refunds created in the window, both ends included.
+    pub async fn refunds_created(&self, created_gte: i64, created_lte: i64) -> Result<Vec<Value>> {
+        self.list_all("/v1/refunds", &window(created_gte, created_lte)).await
     }
 }
 

@@ -3,20 +3,32 @@
 //! and go between API versions, and the raw object is what is stored. It never logs or prints the key.
 
 mod calls;
+mod failure;
+mod lookups;
+mod outbox;
+mod pace;
+mod permissions;
 
 use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use reqwest::{
-    Method, StatusCode,
-    header::{HeaderMap, RETRY_AFTER},
-};
+use reqwest::{Method, header::HeaderMap};
+use ring::digest;
 use serde_json::Value;
 
+use self::{
+    failure::{provider_error, retry_after, should_retry},
+    pace::Pace,
+};
+pub use self::{
+    lookups::{OpenObject, intent_of},
+    outbox::{Answered, Outbox, Pending},
+    permissions::Lacking,
+};
 use crate::{
     config::{ProviderMode, mode_of_key},
     domain::backoff::Backoff,
-    error::{Code, Error, Result},
+    error::{Error, Result},
     files,
 };
 
@@ -32,6 +44,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(500);
 const RETRY: Backoff = Backoff::new(500, 2, 5000);
 /// A `Retry-After` beyond this is for the caller to wait out.
 const LONGEST_RETRY_AFTER_S: u64 = 30;
+/// What the provider takes as an idempotency key.
+const LONGEST_KEY: usize = 255;
 /// Pages of one list: a million objects, after which something is wrong.
 const PAGES: usize = 10_000;
 
@@ -55,6 +69,10 @@ pub struct Client {
     base: Arc<str>,
     key: Arc<str>,
     http: reqwest::Client,
+    outbox: Option<Arc<dyn Outbox>>,
+    /// For reads in the background; shared by all clones.
+    pace: Option<Arc<Pace>>,
+    in_background: bool,
 }
 
 impl fmt::Debug for Client {
@@ -72,7 +90,26 @@ enum Tried {
 impl Client {
     /// `base_url` without a path, e.g. `http://127.0.0.1:4242` or `LIVE_BASE`; `http` from `http_client()`.
     pub fn new(base_url: &str, key: &str, http: reqwest::Client) -> Self {
-        Self { base: base_url.trim_end_matches('/').into(), key: key.into(), http }
+        let base = base_url.trim_end_matches('/').into();
+        Self { base, key: key.into(), http, outbox: None, pace: None, in_background: false }
+    }
+
+    /// Writes every change down before it is asked for.
+    #[must_use]
+    pub fn with_outbox(self, outbox: Arc<dyn Outbox>) -> Self {
+        Self { outbox: Some(outbox), ..self }
+    }
+
+    /// Limits what `background()` and all its clones together ask for.
+    #[must_use]
+    pub fn with_pace(self, max_per_s: u32, max_in_flight: usize) -> Self {
+        Self { pace: Some(Arc::new(Pace::new(max_per_s, max_in_flight))), ..self }
+    }
+
+    /// A view for reconciliation and catching up: it keeps to our own rate, so that what a person waits for has the provider's.
+    #[must_use]
+    pub fn background(&self) -> Self {
+        Self { in_background: true, ..self.clone() }
     }
 
     /// An HTTP client with the right time limits, to be shared.
@@ -104,29 +141,61 @@ impl Client {
         self.call(Method::GET, path, params, None).await
     }
 
-    /// The key must have been stored before: a retry, of this call or after a crash, sends the same one.
+    /// A change, tried again on lost connections, 409 and 5xx with the same key, which is durable in the outbox before anything is sent:
+    /// a retry, of this call or after a crash, sends the same one. Errors: `conflict` with reason `idempotency_error` if the key was
+    /// used for something else.
     pub async fn post(&self, path: &str, params: Params<'_>, idempotency_key: &str) -> Result<Answer> {
-        self.call(Method::POST, path, params, Some(idempotency_key)).await
+        if idempotency_key.is_empty() || idempotency_key.len() > LONGEST_KEY {
+            return Err(Error::internal(format!("an idempotency key has 1 to {LONGEST_KEY} characters: {idempotency_key}")));
+        }
+        let Some(outbox) = &self.outbox else { return self.call(Method::POST, path, params, Some(idempotency_key)).await };
+        let request = files::hex(digest::digest(&digest::SHA256, encoded(params).as_bytes()).as_ref());
+        outbox.sent(idempotency_key, path, &request).await?;
+        let result = self.call(Method::POST, path, params, Some(idempotency_key)).await;
+        if let Some(answered) = what_was_answered(&result) {
+            // The answer is here: that it could not be noted must not make it look lost.
+            if let Err(error) = outbox.answered(idempotency_key, answered).await {
+                tracing::error!(target: "stripe", path, %error, "the provider's answer could not be noted");
+            }
+        }
+        result
+    }
+
+    /// Ends or removes something. Tried again as a read is: the second time it is gone.
+    pub async fn delete(&self, path: &str) -> Result<Answer> {
+        self.call(Method::DELETE, path, &[], None).await
     }
 
     async fn call(&self, method: Method, path: &str, params: Params<'_>, key: Option<&str>) -> Result<Answer> {
+        if self.mode().is_none() {
+            return Err(Error::forbidden("unknown_key", "the provider's key is of no known kind: nothing is asked with it"));
+        }
         let mut attempt = 1;
         loop {
+            let place = match &self.pace {
+                Some(pace) if self.in_background => pace.enter().await,
+                _ => None,
+            };
             match self.attempt(&method, path, params, key).await {
                 Tried::Done(answer) => return Ok(answer),
                 Tried::Failed { again: true, wait, error } if attempt < ATTEMPTS => {
                     let wait = wait.unwrap_or_else(|| backoff(attempt));
-                    tracing::info!(target: "stripe", method = %method, path, attempt, wait_ms = wait.as_millis(), error = %error, "trying again");
+                    let request_id = request_id_of(&error);
+                    tracing::info!(target: "stripe", method = %method, path, attempt, wait_ms = wait.as_millis(), error = %error, request_id, "trying again");
+                    drop(place); // whoever waits for it need not wait for us
                     tokio::time::sleep(wait).await;
                     attempt += 1;
                 }
-                Tried::Failed { error, .. } => return Err(error.context(format!("{method} {path}"))),
+                Tried::Failed { error, .. } => {
+                    tracing::warn!(target: "stripe", method = %method, path, attempt, error = %error, request_id = request_id_of(&error), "the provider gave no good answer");
+                    return Err(error.context(format!("{method} {path}")));
+                }
             }
         }
     }
 
     async fn attempt(&self, method: &Method, path: &str, params: Params<'_>, key: Option<&str>) -> Tried {
-        let encoded = form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish();
+        let encoded = encoded(params);
         let url = format!("{}{path}", self.base);
         let mut request = match *method {
             Method::POST => self.http.post(url).header("content-type", "application/x-www-form-urlencoded").body(encoded),
@@ -151,6 +220,11 @@ impl Client {
         let json: Option<Value> = serde_json::from_slice(&body).ok();
         match (status.is_success(), json) {
             (true, Some(body)) => match header(&headers, "date").and_then(|d| DateTime::parse_from_rfc2822(d).ok()) {
+                _ if self.is_of_another_mode(&body) => {
+                    let say = "the provider answered with an object of the other mode (live or test) than the key's";
+                    let error = Error::forbidden("livemode_mismatch", say);
+                    failed(request_id.map_or_else(|| error.clone(), |id| error.clone().with("provider_request_id", id)), false)
+                }
                 Some(date) => Tried::Done(Answer {
                     body,
                     provider_now: date.with_timezone(&Utc),
@@ -168,30 +242,88 @@ impl Client {
         }
     }
 
+    /// Whether an object, or one of a list, says that it is of the other mode. One that does not say (a refund) is believed.
+    fn is_of_another_mode(&self, body: &Value) -> bool {
+        let live = self.mode() == Some(ProviderMode::Live);
+        let other = |object: &Value| object["livemode"].as_bool().is_some_and(|livemode| livemode != live);
+        other(body) || body["data"].as_array().is_some_and(|list| list.iter().any(other))
+    }
+
     /// Every object of a list, newest first. Objects that arrive while it is read may be missing; none is there twice. A page
     /// that cannot be read is an error and never the end of the list.
     pub async fn list_all(&self, path: &str, params: Params<'_>) -> Result<Vec<Value>> {
-        let (mut all, mut seen, mut after) = (Vec::new(), HashSet::new(), None::<String>);
-        for _ in 0..PAGES {
-            let mut page_params = params.to_vec();
-            page_params.push(("limit", "100".into()));
-            page_params.extend(after.take().map(|id| ("starting_after", id)));
-            let mut page = self.get(path, &page_params).await?.body;
-            let has_more = page["has_more"].as_bool();
-            let (Some(has_more), Value::Array(data)) = (has_more, page["data"].take()) else {
-                return Err(Error::unavailable("provider_unavailable", format!("the provider's answer to {path} is not a list")));
-            };
-            after = data.last().and_then(|o| o["id"].as_str()).map(str::to_owned);
-            all.extend(data.into_iter().filter(|o| o["id"].as_str().is_none_or(|id| seen.insert(id.to_owned()))));
-            match (has_more, &after) {
-                (false, _) => return Ok(all),
-                (true, Some(_)) => {}
-                (true, None) => {
-                    return Err(Error::unavailable("provider_unavailable", format!("{path} promises more after an empty page")));
-                }
-            }
+        let (mut all, mut pages) = (Vec::new(), self.pages(path, params));
+        while let Some(page) = pages.next().await? {
+            all.extend(page);
         }
-        Err(Error::unavailable("provider_unavailable", format!("{path} does not end")))
+        Ok(all)
+    }
+
+    /// The same page by page, for lists that need not be held whole.
+    pub fn pages(&self, path: &str, params: Params<'_>) -> Pages {
+        let params = params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        Pages { client: self.clone(), path: path.to_owned(), params, seen: HashSet::new(), after: None, read: 0, ended: false }
+    }
+}
+
+/// A list that is being read.
+#[derive(Debug)]
+pub struct Pages {
+    client: Client,
+    path: String,
+    params: Vec<(String, String)>,
+    seen: HashSet<String>,
+    after: Option<String>,
+    read: usize,
+    ended: bool,
+}
+
+impl Pages {
+    /// The next page's objects that were on none before; `None` is the end, which the provider itself has told.
+    pub async fn next(&mut self) -> Result<Option<Vec<Value>>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let bad = |what: String| Error::unavailable("provider_unavailable", what);
+        if self.read == PAGES {
+            return Err(bad(format!("{} does not end", self.path)));
+        }
+        let mut params: Vec<(&str, String)> = self.params.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        params.push(("limit", "100".into()));
+        params.extend(self.after.clone().map(|id| ("starting_after", id)));
+        let mut page = self.client.get(&self.path, &params).await?.body;
+        let has_more = page["has_more"].as_bool();
+        let (Some(has_more), Value::Array(data)) = (has_more, page["data"].take()) else {
+            return Err(bad(format!("the provider's answer to {} is not a list", self.path)));
+        };
+        self.after = data.last().and_then(|o| o["id"].as_str()).map(str::to_owned);
+        if has_more && self.after.is_none() {
+            return Err(bad(format!("{} promises more after an empty page", self.path)));
+        }
+        (self.read, self.ended) = (self.read + 1, !has_more);
+        let seen = &mut self.seen;
+        Ok(Some(data.into_iter().filter(|o| o["id"].as_str().is_none_or(|id| seen.insert(id.to_owned()))).collect()))
+    }
+}
+
+fn encoded(params: Params<'_>) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish()
+}
+
+fn request_id_of(error: &Error) -> Option<&str> {
+    error.extra.get("provider_request_id").and_then(Value::as_str)
+}
+
+/// What is known of a call after all its tries; `None` if it may have taken effect without our knowing.
+fn what_was_answered(result: &Result<Answer>) -> Option<Answered<'_>> {
+    match result {
+        Ok(answer) => Some(Answered { status: 200, request_id: answer.request_id.as_deref(), object_id: answer.body["id"].as_str() }),
+        // Another call with this key is under way: its answer counts.
+        Err(error) if error.reason == "idempotency_key_in_use" => None,
+        Err(error) => {
+            let status = error.extra.get("provider_status").and_then(Value::as_u64)?;
+            Some(Answered { status: u16::try_from(status).ok()?, request_id: request_id_of(error), object_id: None })
+        }
     }
 }
 
@@ -223,126 +355,10 @@ fn without_url(error: &reqwest::Error) -> String {
     }
 }
 
-fn should_retry(method: &Method, status: StatusCode, headers: &HeaderMap) -> bool {
-    match header(headers, "stripe-should-retry") {
-        Some("true") => true,
-        Some("false") => false,
-        _ => {
-            status == StatusCode::CONFLICT || status.is_server_error() || (method == Method::GET && status == StatusCode::TOO_MANY_REQUESTS)
-        }
-    }
-}
-
-fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = header(headers, RETRY_AFTER.as_str())?.parse().ok()?;
-    (status == StatusCode::TOO_MANY_REQUESTS && seconds <= LONGEST_RETRY_AFTER_S).then(|| Duration::from_secs(seconds).max(SHORTEST_WAIT))
-}
-
 /// 0.5 s doubled per attempt up to 5 s, half of it random, never less than 0.5 s.
 fn backoff(attempt: u32) -> Duration {
     Duration::from_millis(RETRY.delay_ms(attempt, files::random_unit())).max(SHORTEST_WAIT)
 }
 
-fn provider_error(status: StatusCode, headers: &HeaderMap, body: Option<&Value>, request_id: Option<String>) -> Error {
-    let detail = body.map_or(&Value::Null, |b| &b["error"]);
-    let text = |name: &str| detail[name].as_str();
-    let reason = text("code").or(text("type")).unwrap_or("provider_error").to_owned();
-    let message = text("message").unwrap_or("the provider gave no reason").to_owned();
-    let mut error = match status.as_u16() {
-        401 | 403 => Error::new(Code::Forbidden, reason, message),
-        404 => Error::new(Code::NotFound, reason, message),
-        429 => {
-            let wait = header(headers, RETRY_AFTER.as_str()).and_then(|v| v.parse().ok()).unwrap_or(1);
-            let mut error = Error::limited(message, wait);
-            error.reason = reason.into();
-            error
-        }
-        402 | 409 => Error::new(Code::Conflict, reason, message),
-        400 if is_conflict(&reason) => Error::new(Code::Conflict, reason, message),
-        400..=499 => Error::new(Code::Invalid, reason, message),
-        _ => Error::unavailable("provider_unavailable", message),
-    };
-    for name in ["decline_code", "param", "charge"] {
-        if let Some(value) = text(name) {
-            error = error.with(name, value);
-        }
-    }
-    match request_id {
-        Some(id) => error.with("provider_request_id", id),
-        None => error,
-    }
-}
-
-/// Requests that were sound but that the object's state, or another request with the same key, forbids.
-fn is_conflict(reason: &str) -> bool {
-    matches!(
-        reason,
-        "idempotency_error"
-            | "charge_already_refunded"
-            | "charge_disputed"
-            | "refund_disputed_payment"
-            | "charge_not_refundable"
-            | "balance_insufficient"
-            | "invoice_not_editable"
-            | "payment_intent_unexpected_state"
-            | "payout_reconciliation_not_ready"
-    )
-}
-
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn the_key_is_never_printed() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::new("http://127.0.0.1:1/", "sk_test_very_secret", Client::http_client().unwrap());
-        assert_eq!(format!("{client:?}"), r#"Client { base: "http://127.0.0.1:1", mode: Some(Test), .. }"#);
-    }
-
-    #[test]
-    fn waits_stay_between_half_a_second_and_five() {
-        for attempt in 1..40 {
-            let wait = backoff(attempt);
-            assert!((SHORTEST_WAIT..=Duration::from_secs(5)).contains(&wait), "{wait:?}");
-        }
-    }
-
-    #[test]
-    fn what_may_be_tried_again_follows_the_providers_own_word() {
-        let none = HeaderMap::new();
-        let with = |value: &'static str| HeaderMap::from_iter([("stripe-should-retry".parse().unwrap(), value.parse().unwrap())]);
-        for (method, status, headers, expected) in [
-            (Method::POST, 500, &none, true),
-            (Method::POST, 409, &none, true),
-            (Method::POST, 429, &none, false),
-            (Method::GET, 429, &none, true),
-            (Method::GET, 400, &none, false),
-            (Method::POST, 500, &with("false"), false),
-            (Method::POST, 400, &with("true"), true),
-        ] {
-            assert_eq!(should_retry(&method, StatusCode::from_u16(status).unwrap(), headers), expected, "{method} {status}");
-        }
-    }
-
-    #[test]
-    fn the_providers_errors_become_ours() {
-        let body = |code: &str| json!({"error": {"code": code, "type": "invalid_request_error", "message": "m", "param": "p"}});
-        for (status, code, expected, reason) in [
-            (401, "", Code::Forbidden, ""),
-            (404, "resource_missing", Code::NotFound, "resource_missing"),
-            (400, "charge_already_refunded", Code::Conflict, "charge_already_refunded"),
-            (400, "parameter_missing", Code::Invalid, "parameter_missing"),
-            (402, "card_declined", Code::Conflict, "card_declined"),
-            (409, "idempotency_key_in_use", Code::Conflict, "idempotency_key_in_use"),
-            (429, "rate_limit", Code::Limited, "rate_limit"),
-            (500, "", Code::Unavailable, "provider_unavailable"),
-        ] {
-            let error = provider_error(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), Some(&body(code)), Some("req_1".into()));
-            assert_eq!((error.code, error.reason.as_ref()), (expected, reason), "{status}");
-            assert_eq!(error.extra["provider_request_id"], "req_1");
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,11 @@
 //! Ingest owns the order in which stored webhook events are processed. `receive` verifies and stores in the caller's task, so
 //! nothing is acknowledged before it is durable and nothing that is acknowledged lives in a mailbox; the actor is only woken.
-//! When it dies, its replacement finds every unprocessed row in the store.
+//! When it dies, its replacement finds every unprocessed row in the store. It owns the gap finder too (`gaps.rs`), which works in a task
+//! of its own.
+
+pub mod gaps;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -11,6 +16,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ring::digest;
 use serde_json::{Value as Json, json};
 
+use self::gaps::Finder;
 use crate::{
     actor::{self, Probe, Probed, Reply},
     domain::{backoff::Backoff, ledger, signature},
@@ -35,6 +41,13 @@ pub enum Message {
     /// There may be new rows. One that waits is enough for all.
     Wake,
     Look,
+    /// Look for gaps now.
+    Scan {
+        dry_run: bool,
+        reply: Reply<Json>,
+    },
+    /// Whether the gap finder is at work.
+    IsScanning(Reply<bool>),
     Probe(Probe, Reply<()>),
 }
 
@@ -76,9 +89,26 @@ pub fn wake(env: &Env) {
     actor::wake(env, NOUN, Message::Wake);
 }
 
+/// Compares what was received with the provider's own list and fills what is missing; with `dry_run` it only says what is. The answer is
+/// that of `GET /api/payments/gaps`, `last`. Errors: `unavailable` with reason `timeout` if it takes longer than `limit`: it goes on.
+pub async fn scan(env: &Env, dry_run: bool, limit: Duration) -> Result<Json> {
+    actor::call(env, NOUN, limit, |reply| Message::Scan { dry_run, reply }).await
+}
+
+/// Where the gap finder stands: `{"state","last","next_at","counts"}`; `state` is `scanning`, `idle` or `never`.
+pub async fn gap_state(env: &Env) -> Result<Json> {
+    let timeout = Duration::from_millis(env.config().server.actor_timeout_ms);
+    let scanning = actor::call(env, NOUN, timeout, Message::IsScanning).await?;
+    gaps::state(env, scanning).await
+}
+
 /// The members that every event must have.
 fn parse(text: &str) -> Result<NewEvent> {
     let event: Json = serde_json::from_str(text).map_err(|e| Error::invalid("body", format!("the body is not JSON: {e}")))?;
+    read(&event)
+}
+
+fn read(event: &Json) -> Result<NewEvent> {
     let word = |name: &str| {
         event[name].as_str().filter(|t| !t.is_empty()).ok_or_else(|| Error::invalid("body", format!("the event has no {name}")))
     };
@@ -86,6 +116,7 @@ fn parse(text: &str) -> Result<NewEvent> {
         event_id: word("id")?.to_owned(),
         event_type: word("type")?.to_owned(),
         object_id: event["data"]["object"]["id"].as_str().map(str::to_owned),
+        object_state: event["data"]["object"]["status"].as_str().map(str::to_owned),
         created: event["created"].as_i64().unwrap_or_default(),
         livemode: event["livemode"].as_bool().unwrap_or_default(),
         received_at: chrono::DateTime::UNIX_EPOCH,
@@ -94,12 +125,17 @@ fn parse(text: &str) -> Result<NewEvent> {
     })
 }
 
+/// The actor; `finds_gaps` if it is to look by itself, which a command without a daemon does not.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ingest;
+pub struct Ingest {
+    pub finds_gaps: bool,
+}
 
 pub struct State {
     env: Env,
     complained: bool,
+    /// Ends with the state.
+    finder: Finder,
 }
 
 impl Actor for Ingest {
@@ -109,7 +145,8 @@ impl Actor for Ingest {
 
     async fn pre_start(&self, myself: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
         myself.cast(Message::Look)?;
-        Ok(State { env, complained: false })
+        let finder = Finder::start(&env, self.finds_gaps);
+        Ok(State { env, complained: false, finder })
     }
 
     async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -119,6 +156,8 @@ impl Actor for Ingest {
                 state.work().await;
                 myself.send_after(LOOK, || Message::Look);
             }
+            Message::Scan { dry_run, reply } => state.finder.scan(dry_run, reply),
+            Message::IsScanning(reply) => actor::respond(reply, Ok(state.finder.is_scanning())),
             Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
         Ok(())
@@ -180,119 +219,5 @@ async fn process(env: &Env, event: &OpenEvent) -> Result<()> {
             let created = body["created"].as_i64().unwrap_or_default();
             env.store().apply_event(event, created, &applied, STRIPE, env.now()).await
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        store::EventFilter,
-        supervisor::Supervisor,
-        testing::{self, Fixture, until},
-    };
-
-    /// A delivery signed at the fixture's time.
-    async fn deliver(fixture: &Fixture, body: &str) -> Result<Received> {
-        let header = signature::header(&fixture.env.secrets().webhook_texts(), fixture.env.now().timestamp(), body.as_bytes());
-        receive(&fixture.env, Some(&header), Bytes::copy_from_slice(body.as_bytes())).await
-    }
-
-    fn invoice(event: &str, created: i64, status: &str) -> String {
-        json!({"id": event, "object": "event", "type": "invoice.updated", "created": created, "livemode": false, "data": {"object": {
-            "id": "in_1", "object": "invoice", "status": status, "created": 1, "currency": "usd", "total": 500, "amount_due": 500,
-            "amount_paid": 0, "customer": "cus_1", "customer_email": "A@Example.com"}}})
-        .to_string()
-    }
-
-    fn charge(event: &str, id: &str) -> String {
-        json!({"id": event, "object": "event", "type": "charge.succeeded", "created": 5, "livemode": false, "data": {"object": {
-            "id": id, "object": "charge", "amount": 1200, "amount_captured": 1200, "amount_refunded": 0, "currency": "usd", "created": 5,
-            "captured": true, "paid": true, "refunded": false, "status": "succeeded", "customer": "cus_1"}}})
-        .to_string()
-    }
-
-    async fn statuses(fixture: &Fixture) -> Vec<(String, String, i64)> {
-        let filter = EventFilter { limit: 100, ..EventFilter::default() };
-        let mut rows = fixture.env.store().events(&filter).await.unwrap();
-        rows.reverse();
-        rows.into_iter().map(|r| (r.event_id, r.status, r.duplicates)).collect()
-    }
-
-    async fn settled(fixture: &Fixture, n: usize) {
-        until("every event is processed", || async {
-            let rows = statuses(fixture).await;
-            rows.len() == n && rows.iter().all(|(_, status, _)| status != "received")
-        })
-        .await;
-    }
-
-    async fn start(fixture: &Fixture) -> Supervisor {
-        Supervisor::start(fixture.env.clone(), vec![actor::spec(NOUN, true, || Ingest)]).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_replayed_webhook_is_applied_once() {
-        let fixture = testing::fixture("2026-03-01T10:00:00Z");
-        let supervisor = start(&fixture).await;
-        for n in 0..5 {
-            assert_eq!(deliver(&fixture, &charge("evt_1", "ch_1")).await.unwrap(), Received { duplicate: n > 0 });
-        }
-        // The same fact under another event id is stored and books nothing twice.
-        deliver(&fixture, &charge("evt_2", "ch_1")).await.unwrap();
-        settled(&fixture, 2).await;
-        assert_eq!(statuses(&fixture).await[0], ("evt_1".into(), "processed".into(), 4));
-        assert_eq!(fixture.env.store().ledger_count().await.unwrap(), 1);
-        supervisor.stop().await;
-    }
-
-    #[tokio::test]
-    async fn a_late_event_never_takes_a_state_back() {
-        let fixture = testing::fixture("2026-03-01T10:00:00Z");
-        let supervisor = start(&fixture).await;
-        deliver(&fixture, &invoice("evt_paid", 20, "paid")).await.unwrap();
-        deliver(&fixture, &invoice("evt_open", 10, "open")).await.unwrap();
-        settled(&fixture, 2).await;
-        let row = fixture.env.store().object("invoice", "in_1").await.unwrap().unwrap();
-        assert_eq!(row.status, "paid");
-        supervisor.stop().await;
-    }
-
-    #[tokio::test]
-    async fn what_was_stored_before_a_crash_is_processed_after_it() {
-        let fixture = testing::fixture("2026-03-01T10:00:00Z");
-        deliver(&fixture, &charge("evt_1", "ch_1")).await.unwrap(); // nobody is there to be woken
-        fixture.env.store().close().await.unwrap();
-        let fixture = testing::reopen(fixture.folder, "2026-03-01T11:00:00Z", |_| {});
-        let supervisor = start(&fixture).await;
-        settled(&fixture, 1).await;
-        assert_eq!(fixture.env.store().ledger_count().await.unwrap(), 1);
-        supervisor.stop().await;
-    }
-
-    #[tokio::test]
-    async fn unknown_types_are_ignored_and_malformed_events_failed_and_both_are_kept() {
-        let fixture = testing::fixture("2026-03-01T10:00:00Z");
-        let supervisor = start(&fixture).await;
-        deliver(&fixture, r#"{"id":"evt_u","type":"radar.early_fraud_warning.created","created":1,"data":{"object":{"id":"x"}}}"#)
-            .await
-            .unwrap();
-        deliver(&fixture, r#"{"id":"evt_m","type":"charge.succeeded","created":1,"data":{"object":{"id":"ch_1"}}}"#).await.unwrap();
-        settled(&fixture, 2).await;
-        let rows = statuses(&fixture).await;
-        assert_eq!((rows[0].1.as_str(), rows[1].1.as_str()), ("ignored", "failed"));
-        supervisor.stop().await;
-    }
-
-    #[tokio::test]
-    async fn what_is_refused_is_not_stored() {
-        let fixture = testing::fixture("2026-03-01T10:00:00Z");
-        let live = r#"{"id":"evt_l","type":"x","created":1,"livemode":true,"data":{"object":{}}}"#;
-        assert_eq!(deliver(&fixture, live).await.unwrap_err().reason, "livemode");
-        for body in ["", "[]", "{", "null", r#"{"type":"x"}"#, r#"{"id":"","type":"x"}"#] {
-            assert_eq!(deliver(&fixture, body).await.unwrap_err().reason, "body", "{body:?}");
-        }
-        assert_eq!(receive(&fixture.env, None, Bytes::from_static(b"{}")).await.unwrap_err().reason, "signature");
-        assert_eq!(statuses(&fixture).await, []);
     }
 }
