@@ -120,8 +120,13 @@ def refunds():
     first = charged(3000)
     days(5)
     equal("everything was paid out", balance("usd"), (0, 0))
+    debit = stripe.Refund.create(payment_intent=first.id, amount=500)
+    equal("no money: the bank account is asked", (debit.status, balance("usd")), ("succeeded", (-500, 0)))
+    days(1)
+    equal("the next midnight", (stripe.Payout.list(limit=1).data[0].amount, balance("usd")), (-500, (0, 0)))
+    control("chaos", {"refund_pending": 1}, "PUT")
     short = stripe.Refund.create(payment_intent=first.id, amount=2500)
-    equal("no money", (short.status, short.pending_reason), ("pending", "insufficient_funds"))
+    equal("no money there either", (short.status, short.pending_reason), ("pending", "insufficient_funds"))
     charged(9000)
     days(2)
     paid = stripe.Refund.retrieve(short.id)
@@ -278,6 +283,25 @@ def disputes():
     refused("unknown evidence", 400, "parameter_unknown", lambda: stripe.Dispute.modify(opened[0], evidence={"nonsense": "x"}))
 
 
+# --- idempotency over time ----------------------------------------------------------------------------------------------------------
+
+
+def idempotency():
+    fresh()
+    def make(email):
+        return stripe.Customer.create(email=email, idempotency_key="over-time")
+
+    first = make("a@example.com")
+    control("clock", {"advance_seconds": 23 * 3600})
+    equal("a key lives 23 hours of virtual time", make("a@example.com").id, first.id)
+    refused("with its parameters", 400, None, lambda: make("b@example.com"), "same parameters")
+    refused("at its address", 400, None, lambda: stripe.Product.create(name="P", idempotency_key="over-time"), "same endpoint")
+    control("clock", {"advance_seconds": 2 * 3600})
+    other = make("b@example.com")
+    check("but not 25", other.id != first.id and other.email == "b@example.com", other)
+    refused("a reading has no key to be refused for", 404, "resource_missing", lambda: stripe.Customer.retrieve("cus_none", idempotency_key="over-time"))
+
+
 # --- webhooks and pages -----------------------------------------------------------------------------------------------------------
 
 
@@ -382,7 +406,7 @@ def pages():
 def main():
     stripe.api_base, stripe.api_key, stripe.max_network_retries = base.BASE, "sk_test_features", 0
     stripe.default_http_client = base.Checked()
-    for part in (credit_notes, refunds, captures, declines, payouts, manual_payouts, below_zero, currencies, disputes, deliveries, pages):
+    for part in (credit_notes, refunds, captures, declines, payouts, manual_payouts, below_zero, currencies, disputes, idempotency, deliveries, pages):
         part()
     equal("credit notes were seen", {"credit_note", "credit_note_line_item"} - base.seen_kinds, set())
     print(f"{base.passed} passed, {len(base.failed)} failed")

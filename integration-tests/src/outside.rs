@@ -110,7 +110,7 @@ impl Peer {
     #[track_caller]
     pub fn start(mut command: Command) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let what = format!("{:?}", command.get_args().next().unwrap_or_default());
+        let what = command.get_args().next().unwrap_or_default().to_string_lossy().into_owned();
         let mut child = command
             .env("TMPDIR", folder.path())
             .stdin(Stdio::null())
@@ -151,7 +151,7 @@ impl Drop for Peer {
 /// Runs a command with a text on its standard input until it ends, and answers its standard output.
 #[track_caller]
 pub fn fed(mut command: Command, input: &[u8]) -> String {
-    let what = format!("{:?}", command.get_args().next().unwrap_or_default());
+    let what = command.get_args().next().unwrap_or_default().to_string_lossy().into_owned();
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("{what}: {e}"));
     std::io::Write::write_all(&mut child.stdin.take().expect("it is piped"), input).unwrap_or_else(|e| panic!("{what}: {e}"));

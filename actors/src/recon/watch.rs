@@ -125,7 +125,10 @@ async fn read(env: &Env, memory: Option<&Memory>) -> Result<Shown> {
     let movements_from = memory.map_or(pending_from, |m| pending_from.min(m.at - 3600)).max(from);
     let (mut before, ahead) = (provider.balance().await?, (now + TimeDelta::days(1)).timestamp());
     for _ in 0..3 {
-        let payouts = list(&provider.payouts(from, ahead).await?, read_payout)?;
+        let answer = provider.payouts(from, ahead).await?;
+        let payouts = list(&answer, read_payout)?;
+        // Until its reconciliation is completed the provider refuses to list what is in a payout.
+        let listed = |id: &str| answer.iter().any(|p| p["id"] == id && p["reconciliation_status"] != "in_progress");
         let movements = list(&provider.balance_transactions(movements_from, ahead).await?, read_movement)?;
         let after = provider.balance().await?;
         if before != after {
@@ -133,7 +136,7 @@ async fn read(env: &Env, memory: Option<&Memory>) -> Result<Shown> {
             continue;
         }
         let mut members = BTreeMap::new();
-        for payout in payout_watch::wanted(&payouts, memory) {
+        for payout in payout_watch::wanted(&payouts, memory).into_iter().filter(|p| listed(&p.id)) {
             let rows = list(&provider.balance_transactions_of_payout(&payout.id).await?, read_movement)?;
             let own = |m: &Movement| m.source.as_deref() == Some(&payout.id) && Some(&m.id) != payout.failure_balance_transaction.as_ref();
             members.insert(payout.id.clone(), rows.into_iter().filter(|m| !own(m)).map(|m| (m.id, m.net)).collect());

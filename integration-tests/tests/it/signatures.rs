@@ -18,14 +18,10 @@ const OLD_SECRET: &str = "whsec_the_one_before_0123456789abcdef";
 const CLIENTS: [&str; 2] = ["Python", "Node"];
 
 fn client(name: &str, arguments: &[&str], body: &[u8]) -> String {
-    let mut command = match name {
-        "Node" => node("signature.mjs"),
-        _ => {
-            let mut python = python();
-            python.arg(peer("signature.py"));
-            python
-        }
-    };
+    let mut command = if name == "Node" { node("signature.mjs") } else { python() };
+    if name != "Node" {
+        command.arg(peer("signature.py"));
+    }
     command.args(arguments);
     fed(command, body)
 }

@@ -113,7 +113,7 @@ impl Trade<'_> {
             return Ok(Vec::new());
         }
         let since = self.sandbox.now().await - (day - (self.business.days - RESIDUAL) + 1) * super::DAY_S;
-        for payout in self.provider.payouts(since, i64::MAX).await? {
+        for payout in self.provider.payouts(since, i64::MAX).await?.into_iter().filter(|p| p["reconciliation_status"] == "completed") {
             let members = self.provider.balance_transactions_of_payout(&id_of(&payout)?).await?;
             if members.iter().filter_map(|m| m["net"].as_i64()).sum::<i64>() != 0 {
                 return Ok(vec![Planted::new("unbalanced_payout", id_of(&payout)?)]);

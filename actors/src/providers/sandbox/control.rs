@@ -33,6 +33,8 @@ pub(super) struct Chaos {
     pub(super) payout_residual: i64,
     /// Payouts that the bank returns.
     pub(super) payout_fail: i64,
+    /// Refunds that the balance is too low for and the bank account cannot make up: they wait for the next settlement.
+    pub(super) refund_pending: i64,
     /// Pages of lists answered with 500.
     pub(super) fail_page: i64,
     /// Pages of lists that take `SLOW_PAGE_MS` longer.

@@ -67,14 +67,12 @@ pub(super) async fn of_event(inner: &Inner, id: &str) -> Result<Json> {
     for row in &tries {
         let endpoint = row.text(0)?;
         let attempt = json!({ "at": row.int(1)?, "code": row.opt_int(2)?, "error": row.opt_text(3)? });
-        let place = match deliveries.iter().position(|d| d["endpoint"] == endpoint) {
-            Some(place) => place,
-            None => {
-                // The row of a delivery goes when the endpoint has it.
-                deliveries.push(json!({ "endpoint": endpoint, "state": "delivered", "next_at": null, "attempts": [] }));
-                deliveries.len() - 1
-            }
-        };
+        let known = deliveries.iter().position(|d| d["endpoint"] == endpoint);
+        let place = known.unwrap_or_else(|| {
+            // The row of a delivery goes when the endpoint has it.
+            deliveries.push(json!({ "endpoint": endpoint, "state": "delivered", "next_at": null, "attempts": [] }));
+            deliveries.len() - 1
+        });
         if let Some(list) = deliveries[place]["attempts"].as_array_mut() {
             list.push(attempt);
         }

@@ -1,11 +1,12 @@
 //! Refunds: whole or in part. Called by the dispatcher, by credit notes and by the clock. A refund of a pending charge settles
-//! with it; later the money comes from the balance, pending charges included, and where that is too low the refund waits for
-//! the next settlement. Two test cards have refunds that wait a day, or come back after one.
+//! with it; later the money comes from the balance, pending charges included, and where that is too low from the bank account
+//! or, if a fault was asked for, the refund waits for the next settlement. Two test cards have refunds that wait a day, or come back after one.
 
 use serde_json::{Value as Json, json};
 
 use super::{
     clock::DAY,
+    control::take,
     documents::{Kind, Query, Tx, id_of},
     failure::{Api, Failure},
     form::Params,
@@ -46,7 +47,7 @@ pub(super) async fn make(tx: &mut Tx<'_>, mut charge: Json, amount: Option<i64>,
     let fate = charge["_refunds"].as_str().unwrap_or_default().to_owned();
     // While the charge itself is pending its money is there, whatever its fee took from it.
     let settled = payouts::available_with(tx, &charge).await? <= tx.now;
-    if settled && payouts::unpaid(tx, &currency).await? < amount {
+    if settled && payouts::unpaid(tx, &currency).await? < amount && take(&mut tx.chaos.refund_pending) {
         body["pending_reason"] = "insufficient_funds".into();
     } else if fate == "wait" {
         (body["pending_reason"], body["_due"]) = ("processing".into(), (tx.now + DAY).into());
