@@ -12,11 +12,7 @@ use super::{
     failure::{Api, Failure},
     form::Params,
 };
-use crate::{
-    domain::signature,
-    error::Result,
-    store::engine::{Engine as _, Row},
-};
+use crate::{domain::signature, error::Result, store::engine::Row};
 
 /// After the first try: seconds of virtual time until the next ones.
 const RETRY_AFTER_S: [i64; 3] = [10, 300, 3600];
@@ -154,7 +150,7 @@ impl Inner {
                 let mut state = self.state.lock().await;
                 (self.virtual_now(&mut state), state.chaos.reorder_webhook, state.endpoints.clone())
             };
-            let rows = self.engine.read(DUE, vec![now.into(), BATCH.into()]).await?;
+            let rows = self.engine.read_here(DUE, vec![now.into(), BATCH.into()]).await?;
             if rows.is_empty() {
                 return Ok(());
             }
