@@ -175,8 +175,8 @@ impl Sandbox {
         }
         // After a clock that went back, time goes on from the newest object. The daemon's endpoint is no part of a story that was
         // begun in the past: it is older than its beginning and has a later date.
-        const NEWEST: &str = "SELECT MAX(created) FROM object WHERE kind <> 'webhook_endpoint'";
-        let latest = engine.read_here(NEWEST, Vec::new()).await?[0].opt_int(0)?.unwrap_or(i64::MIN);
+        let newest = "SELECT MAX(created) FROM object WHERE kind <> 'webhook_endpoint'";
+        let latest = engine.read_here(newest, Vec::new()).await?[0].opt_int(0)?.unwrap_or(i64::MIN);
         let inner = Inner {
             engine,
             settings,
