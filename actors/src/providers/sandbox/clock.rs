@@ -12,14 +12,13 @@ use super::{
     failure::Api,
     payouts, refunds, renewals,
 };
-use crate::{
-    error::{Error, Result},
-    store::engine::Engine as _,
-};
+use crate::error::{Error, Result};
 
 pub(super) const DAY: i64 = 86_400;
 /// The furthest one call may go: ten years.
 pub(super) const LONGEST_ADVANCE_S: i64 = 3_653 * DAY;
+/// Webhooks wait so long for what falls due right after them while somebody advances the clock.
+const TOGETHER_S: i64 = 60;
 /// How long the loop sleeps when nothing is in sight: the real clock may have been set.
 const LONGEST_SLEEP_S: i64 = 30;
 
@@ -31,14 +30,14 @@ pub(super) fn next_midnight(time: i64) -> i64 {
 impl Inner {
     /// When the next object wants something, if any does.
     async fn next_due(&self) -> Result<Option<i64>> {
-        self.engine.read("SELECT MIN(due) FROM object WHERE due IS NOT NULL", Vec::new()).await?[0].opt_int(0)
+        self.engine.read_here("SELECT MIN(due) FROM object WHERE due IS NOT NULL", Vec::new()).await?[0].opt_int(0)
     }
 
     /// The same, and when the next webhook wants to be sent.
     async fn next_due_and_delivery(&self) -> Result<(Option<i64>, Option<i64>)> {
         const NEXT: &str =
             "SELECT (SELECT MIN(due) FROM object WHERE due IS NOT NULL), (SELECT MIN(due) FROM delivery WHERE state = 'pending')";
-        let rows = self.engine.read(NEXT, Vec::new()).await?;
+        let rows = self.engine.read_here(NEXT, Vec::new()).await?;
         Ok((rows[0].opt_int(0)?, rows[0].opt_int(1)?))
     }
 
@@ -61,7 +60,7 @@ impl Inner {
         tx.commit().await
     }
 
-    /// From one due moment to the next: each is one commit, and its webhooks are sent before time goes on.
+    /// From one due moment to the next, each in one commit. The webhooks of moments that are close together are sent together.
     pub(super) async fn advance(&self, seconds: i64) -> Result<(i64, i64)> {
         let _advancing = self.advancing.lock().await;
         self.catch_up().await?;
@@ -70,15 +69,19 @@ impl Inner {
             let (due, delivery) = self.next_due_and_delivery().await?;
             let mut state = self.state.lock().await;
             let (real, now) = (self.real_now(), self.virtual_now(&mut state));
-            let at = [due, delivery].into_iter().flatten().min().filter(|at| *at <= real + target);
+            let first = match (due, delivery) {
+                (Some(due), Some(delivery)) if due <= (real + target).min(delivery + TOGETHER_S) => Some(due),
+                (due, delivery) => [due, delivery].into_iter().flatten().min(),
+            };
+            let at = first.filter(|at| *at <= real + target);
             let offset = at.map_or(target, |at| (at - real).min(target)).max(state.offset);
             let mut tx = Tx::new(self, state, at.unwrap_or(now), Origin::default());
             tx.set_offset(offset);
             if at.is_some() && at == due {
                 self.fall_due(tx).await?;
-            } else {
-                tx.commit().await?;
+                continue;
             }
+            tx.commit().await?;
             self.deliver_due().await?;
             if at.is_none() {
                 self.catch_up().await?;

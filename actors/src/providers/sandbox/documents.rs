@@ -90,7 +90,7 @@ impl<'a> Tx<'a> {
             return Ok(changed.clone().filter(|body| Kind::of(body) == kind));
         }
         let rows =
-            self.inner.engine.read("SELECT body FROM object WHERE id = ?1 AND kind = ?2", vec![id.into(), kind.name().into()]).await?;
+            self.inner.engine.read_here("SELECT body FROM object WHERE id = ?1 AND kind = ?2", vec![id.into(), kind.name().into()]).await?;
         rows.first().map(|row| row.json(0)).transpose()
     }
 
@@ -110,18 +110,18 @@ impl<'a> Tx<'a> {
     /// The place of an object in the order of creation, for cursors.
     pub(super) async fn place(&self, kind: Kind, id: &str) -> Result<Option<i64>> {
         let rows =
-            self.inner.engine.read("SELECT seq FROM object WHERE id = ?1 AND kind = ?2", vec![id.into(), kind.name().into()]).await?;
+            self.inner.engine.read_here("SELECT seq FROM object WHERE id = ?1 AND kind = ?2", vec![id.into(), kind.name().into()]).await?;
         rows.first().map(|row| row.int(0)).transpose()
     }
 
     pub(super) async fn read(&self, sql: &'static str, params: Vec<Value>) -> Result<Vec<Row>> {
-        self.inner.engine.read(sql, params).await
+        self.inner.engine.read_here(sql, params).await
     }
 
     /// Finds documents, with this request's own changes applied; changed ones come last unless they were there already.
     pub(super) async fn find(&self, query: &Query) -> Result<Vec<Json>> {
         let mut found = Vec::new();
-        for row in self.inner.engine.read(query.sql(), query.params()).await? {
+        for row in self.inner.engine.read_here(query.sql(), query.params()).await? {
             let body = row.json(1)?;
             if !self.changed.contains_key(id_of(&body)) {
                 found.push(body);

@@ -236,6 +236,9 @@ async fn the_past_can_be_chosen_only_while_nothing_happened_and_a_reset_forgets_
     assert_eq!(s.sandbox.now().await, START - 30 * clock::DAY);
     s.charge(5000, "a").await;
     assert!(!s.sandbox.start_in_past(clock::DAY).await.unwrap());
+    s.stop().await;
+    let s = serve(&folder).await;
+    assert_eq!(s.sandbox.now().await, START - 30 * clock::DAY, "a restart stays in the past");
     assert_eq!(s.advance(30).await, START);
     assert_eq!(s.payouts().await.len(), 1);
     s.sandbox.reset().await.unwrap();

@@ -13,11 +13,7 @@ use super::{
     form::Params,
     history::Outcome,
 };
-use crate::{
-    domain::signature,
-    error::Result,
-    store::engine::{Engine as _, Row},
-};
+use crate::{domain::signature, error::Result, store::engine::Row};
 
 /// After the first try: seconds of virtual time until the next ones.
 const RETRY_AFTER_S: [i64; 3] = [10, 300, 3600];
@@ -155,7 +151,7 @@ impl Inner {
                 let mut state = self.state.lock().await;
                 (self.virtual_now(&mut state), state.chaos.reorder_webhook, state.endpoints.clone())
             };
-            let rows = self.engine.read(DUE, vec![now.into(), BATCH.into()]).await?;
+            let rows = self.engine.read_here(DUE, vec![now.into(), BATCH.into()]).await?;
             if rows.is_empty() {
                 return Ok(());
             }
