@@ -1,7 +1,11 @@
 //! Reconciliation as it stands: the latest reports, the exceptions, and what a person decides about them.
 
 use serde_json::json;
-use warp::{filters::BoxedFilter, http::Method, reply::Response};
+use warp::{
+    filters::BoxedFilter,
+    http::{Method, header::CONTENT_DISPOSITION},
+    reply::Response,
+};
 
 use super::{
     Shell,
@@ -11,7 +15,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    operations::exceptions::{self, Decision},
+    operations::{
+        exceptions::{self, Decision},
+        export,
+    },
     recon,
     store::ExceptionFilter,
 };
@@ -20,6 +27,10 @@ pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
     any_of([
         // The latest reconciliation of payouts.
         api(shell, Method::GET, "/api/recon/payouts", Scope::Read, payouts),
+        // One payout with its rows, each in its state.
+        api(shell, Method::GET, "/api/recon/payouts/{id}", Scope::Read, payout),
+        // Findings as CSV.
+        api(shell, Method::GET, "/api/recon/export", Scope::Read, export),
         // The latest reconciliation of invoices, payments and the balance.
         api(shell, Method::GET, "/api/recon/finance", Scope::Read, finance),
         // The coming payouts, and what is wrong with those that came.
@@ -40,6 +51,28 @@ pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
 async fn payouts(call: Call) -> Result<Response> {
     let report = call.env().store().latest_recon("payouts").await?;
     Ok(respond::json(&report.ok_or_else(|| Error::not_found("payouts have not been reconciled yet"))?))
+}
+
+async fn payout(call: Call) -> Result<Response> {
+    let (env, id) = (call.env(), call.request.param(0)?);
+    let report = env.store().latest_recon("payouts").await?.unwrap_or_default();
+    let found = report["payouts"].as_array().into_iter().flatten().find(|p| p["id"] == id);
+    let payout = found.ok_or_else(|| Error::not_found(format!("the latest reconciliation has no payout {id}")))?;
+    let rows = recon::latest_rows(env).await?.into_iter().filter(|row| row.payout.as_deref() == Some(id));
+    let (rows, next) = page(&call.request, rows.map(|row| json!(row)).collect(), "id")?;
+    let filter = ExceptionFilter { scope: "payouts".into(), payout: id.to_owned(), ..ExceptionFilter::default() };
+    let exceptions = exceptions::list(env, &filter).await?;
+    Ok(respond::json(&json!({"ok": true, "payout": payout, "count": rows.len(), "rows": rows, "next": next, "exceptions": exceptions})))
+}
+
+/// `?what=exceptions|payouts|rows|totals`.
+async fn export(call: Call) -> Result<Response> {
+    let what = call.request.query("what")?.unwrap_or_default();
+    let csv = export::csv(call.env(), &what).await?;
+    let mut response = respond::text("text/csv; charset=utf-8", csv.into());
+    let file = format!("attachment; filename=\"{what}_{}.csv\"", call.env().now().format("%Y-%m-%d"));
+    respond::set(&mut response, CONTENT_DISPOSITION, &file);
+    Ok(response)
 }
 
 async fn finance(call: Call) -> Result<Response> {

@@ -53,7 +53,20 @@ fn wrong_usage_is_2_and_help_names_every_command() {
     setup.cli(&["task"]).expect(2);
     let help = setup.cli(&["--help"]);
     for command in [
-        "run", "check", "actor", "task", "backup", "portal-link", "status", "journal", "keys", "webhooks", "ledger", "reconcile", "exceptions", "slo",
+        "run",
+        "check",
+        "actor",
+        "task",
+        "backup",
+        "portal-link",
+        "status",
+        "journal",
+        "keys",
+        "webhooks",
+        "ledger",
+        "reconcile",
+        "exceptions",
+        "slo",
         "sandbox",
     ] {
         assert!(help.expect(0).lines().any(|line| line.trim_start().starts_with(command)), "{command} is in:\n{}", help.stdout);
