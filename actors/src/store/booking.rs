@@ -32,6 +32,10 @@ const INTENT: &str = "UPDATE refund_intent SET refund_id = ?1, updated_at = ?3,
       FROM provider_object o WHERE o.kind = 'refund' AND o.id = ?1)
     WHERE (id = ?2 OR refund_id = ?1) AND EXISTS (SELECT 1 FROM provider_object o WHERE o.kind = 'refund' AND o.id = ?1)";
 
+/// The refund is there, so the call that asked for it was heard, though its own answer was lost.
+const CALL: &str =
+    "UPDATE provider_call SET state = 'answered', status = 200, object_id = ?2, answered_at = ?3 WHERE key = ?1 AND state = 'sent'";
+
 /// Where something to be booked comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
@@ -71,7 +75,8 @@ pub(super) fn booked(mut batch: Batch, applied: &Applied, from: &Origin<'_>) -> 
         batch = batch.sql(OBJECT, object_params(object, from));
         if object.kind == "refund" {
             let intent: Value = object.body["metadata"]["echopilot_intent"].as_str().into();
-            batch = batch.sql(INTENT, vec![object.id.as_str().into(), intent, from.now.into()]);
+            batch = batch.sql(INTENT, vec![object.id.as_str().into(), intent.clone(), from.now.into()]);
+            batch = batch.sql(CALL, vec![intent, object.id.as_str().into(), from.now.into()]);
         }
     }
     batch

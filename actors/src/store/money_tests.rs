@@ -188,7 +188,9 @@ async fn a_refund_follows_its_events_to_the_same_end_in_every_order() {
 #[tokio::test]
 async fn a_refund_whose_answer_was_lost_is_known_by_its_webhook() {
     let (store, _folder) = with_intent().await;
+    store.call_sent(INTENT, "/v1/refunds", "aa", now()).await.unwrap();
     happen(&store, "created").await;
+    assert!(store.unanswered_calls(now() + TimeDelta::days(1), 10).await.unwrap().is_empty(), "the call was heard");
     assert_eq!(store.refund_intent(INTENT).await.unwrap().unwrap().state, "pending");
     assert!(store.has_refund("re_1").await.unwrap());
     happen(&store, "updated").await;
