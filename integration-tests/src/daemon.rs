@@ -71,6 +71,7 @@ impl Setup {
 
     /// Starts the program and kills it when `condition` holds, before it is ready or after it.
     #[track_caller]
+    #[must_use]
     pub fn start_and_kill_when(mut self, what: &str, mut condition: impl FnMut(&Self) -> bool) -> Self {
         let arguments: Vec<&str> = std::iter::once("run").chain(self.arguments.iter().map(String::as_str)).collect();
         let mut child =
