@@ -648,3 +648,14 @@ proptest! {
         prop_assert_eq!(twice.balances, report.balances);
     }
 }
+
+#[test]
+fn every_kind_of_exception_is_in_the_documentation() {
+    let text = include_str!("../../../../docs/reconciliation.md");
+    for kind in ExceptionKind::ALL {
+        assert!(text.contains(&format!("`{}`", kind.as_str())), "{}", kind.as_str());
+    }
+    for kind in crate::domain::reconcile::ExceptionKind::ALL {
+        assert!(text.contains(&format!("`{}`", kind.as_str())), "{}", kind.as_str());
+    }
+}
