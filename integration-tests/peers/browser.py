@@ -201,7 +201,7 @@ class Run:
 
     def backs_up_and_reconciles(self):
         for section, button in (("backups", "Back up now"), ("recon", "Reconcile now")):
-            self.page.get_by_role("button", name=button).click()
+            self.page.get_by_role("button", name=button, exact=True).click()
             expect(self.page.locator(f"#{section} [data-note]")).to_contain_text("Done", timeout=60_000)
         expect(self.page.locator("#backups")).to_contain_text("Proven")
         expect(self.page.locator("#recon")).to_contain_text("matched")
@@ -303,6 +303,54 @@ class Run:
         self.page.reload()
         expect(self.page.locator("#runs tbody")).to_contain_text("Backfill")
 
+    def shows_the_money(self):
+        self.page.get_by_role("navigation").get_by_role("link", name="Money").click()
+        expect(self.page.get_by_role("heading", name="Money", exact=True)).to_be_visible()
+        expect(self.page.locator("#figures")).to_contain_text("Payouts balanced")
+        expect(self.page.locator("#totals")).to_contain_text("USD")
+        self.page.locator("#payouts").get_by_role("button", name=re.compile("^Rows: po_")).last.click()
+        expect(self.page.locator("#payouts tr.detail")).to_contain_text("Matched")
+        self.page.get_by_role("button", name="Reconcile invoices now").click()
+        expect(self.page.locator("#note")).to_contain_text("finance_reconcile succeeded", timeout=60_000)
+        expect(self.page.locator("#finance tbody")).to_contain_text("USD")
+        for text in ("undefined", "NaN", "[object", "Loading"):
+            expect(self.page.locator("#main")).not_to_contain_text(text)
+        for what, column in (("exceptions", "explanation"), ("payouts", "sum_net"), ("rows", "balance_transaction_id"), ("totals", "unexplained")):
+            csv = self.page.request.get(f"{self.base}/api/recon/export?what={what}")
+            assert csv.status == 200 and csv.headers["content-type"].startswith("text/csv") and column in csv.text().splitlines()[0], f"{what}: {csv.status}"
+
+    def decides_about_an_exception(self):
+        row = self.page.locator("#exceptions tbody tr").filter(has_text="Missing in ledger").first
+        row.get_by_role("button", name=re.compile("^Details")).click()
+        expect(self.page.locator("#exceptions tr.detail")).to_contain_text("What to do")
+        self.shot("money-exception", full=False)
+        row.get_by_role("button", name=re.compile("^Acknowledge")).click()
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_label("Reason").fill("   ")
+        dialog.get_by_role("button", name="Acknowledge").click()
+        expect(dialog.get_by_role("alert")).to_contain_text("Say why")
+        dialog.get_by_label("Reason").fill("the provider <b>was</b> asked")
+        dialog.get_by_role("button", name="Acknowledge").click()
+        expect(self.page.locator("#note")).to_contain_text("acknowledged")
+        self.page.get_by_label("State").select_option("acknowledged")
+        row = self.page.locator("#exceptions tbody tr").filter(has_text="Missing in ledger").first
+        expect(row).to_contain_text("Acknowledged")
+        expect(self.page.locator("#exceptions tr.detail")).to_contain_text("the provider <b>was</b> asked")
+        row.get_by_role("button", name=re.compile("^Reopen")).click()
+        dialog.get_by_label("Reason").fill("too early")
+        dialog.get_by_role("button", name="Reopen").click()
+        expect(self.page.locator("#exceptions tbody")).to_contain_text("None in this state")
+        self.page.get_by_label("State").select_option("open")
+        expect(self.page.locator("#exceptions tbody")).to_contain_text("Missing in ledger")
+
+    def looks_for_missing_events_and_makes_a_trial_payment(self):
+        self.page.get_by_role("button", name="Look now").click()
+        expect(self.page.locator("#note")).to_contain_text("compared with what came in", timeout=60_000)
+        expect(self.page.locator("#gaps")).to_contain_text("compared")
+        self.page.get_by_role("button", name="Make one now").click()
+        expect(self.page.locator("#note")).to_contain_text("from end to end", timeout=60_000)
+        expect(self.page.locator("#canary")).to_contain_text("Passed")
+
     def shows_the_parts(self):
         self.page.get_by_role("navigation").get_by_role("link", name="Parts").click()
         expect(self.page.get_by_role("heading", name="Parts", exact=True)).to_be_visible()
@@ -333,7 +381,7 @@ class Run:
         expect(tile).to_contain_text("Running")
 
     def pages_look_right_in_light_dark_and_on_a_phone(self):
-        for name, path in (("tasks", "/tasks"), ("task", "/tasks/heartbeat"), ("parts", "/parts")):
+        for name, path in (("money", "/money"), ("tasks", "/tasks"), ("task", "/tasks/heartbeat"), ("parts", "/parts")):
             self.page.goto(self.base + path)
             expect(self.page.locator("#health-text")).to_have_text("Healthy")
             if name == "task":
@@ -395,7 +443,7 @@ class Run:
         assert status == 401, f"signed out, yet /api/overview answers {status}"
 
     def asks_for_the_key_on_every_page(self):
-        for path in ("/tasks", "/tasks/heartbeat", "/parts"):
+        for path in ("/money", "/tasks", "/tasks/heartbeat", "/parts"):
             self.page.goto(self.base + path)
             expect(self.page.get_by_role("heading", name="Sign in")).to_be_visible()
 
@@ -434,6 +482,7 @@ class Run:
                   self.replays_an_event_that_changes_nothing, self.asks_before_it_refunds,
                   self.refunds_with_both_safeguards, self.says_that_a_second_refund_is_refused, self.backs_up_and_reconciles,
                   self.runs_a_task, self.looks_right_in_light_dark_and_on_a_phone, self.reaches_everything_by_keyboard_with_names,
+                  self.shows_the_money, self.decides_about_an_exception, self.looks_for_missing_events_and_makes_a_trial_payment,
                   self.shows_the_tasks, self.runs_a_task_from_the_table, self.pauses_and_resumes_a_task, self.shows_one_task_with_its_runs,
                   self.makes_up_for_the_past_after_a_preview, self.cancels_a_run_and_shows_its_failed_attempts, self.shows_the_parts, self.releases_a_part_that_was_put_aside,
                   self.pages_look_right_in_light_dark_and_on_a_phone, self.says_when_the_daemon_does_not_answer, self.is_quiet,

@@ -149,7 +149,7 @@ function showReport(answer) {
     figure("Payouts balanced, every row matched", `${summary.matched} of ${summary.total}`, summary.amount_mismatch ? `${summary.amount_mismatch} with a difference` : "none with a difference", summary.amount_mismatch ? "text-bad" : ""),
     figure("Rows compared", String(rows.total ?? 0), `${rows.matched ?? 0} matched · ${rows.matched_pending_payout ?? 0} wait for their payout · ${rows.pending_provider ?? 0} wait for the provider`),
     figure("Not in the ledger", String(summary.missing_in_ledger), `${summary.unsettled_missing} of them not paid out yet`, summary.missing_in_ledger ? "text-bad" : ""),
-    figure("Open exceptions", String(summary.exceptions.open), Object.entries(summary.exceptions.by_severity).map(([s, n]) => `${n} ${s}`).join(" · "), summary.exceptions.open ? "text-warn" : ""),
+    figure("Exceptions of payouts", String(summary.exceptions.open), Object.entries(summary.exceptions.by_severity).map(([s, n]) => `${n} ${s}`).join(" · "), summary.exceptions.open ? "text-warn" : ""),
     figure("Compared", time(answer.ts), answer.complete ? "everything could be read" : `incomplete: ${answer.errors.join(" ")}`, answer.complete ? "" : "text-bad"),
   ]);
   fill(body("totals"), answer.totals, () =>
@@ -172,6 +172,7 @@ function memberRows(payout) {
         el("td", {}, r.source ? mono(r.source) : ""),
         el("td", {}, pill(words(r.status), ROW_TONES[r.status] ?? "bad")),
         ...[r.gross, r.fee, r.net].map((minor) => el("td.num", {}, money(minor, r.currency)))))))),
+    rows.length ? null : el("p.muted", {}, "The provider has not listed its rows yet."),
     members.get(payout.id).next ? el("p.muted", {}, "The first hundred rows; the CSV has all.") : null));
 }
 
@@ -231,9 +232,9 @@ function showComing(answer) {
   const { expected = [], problems = [] } = answer;
   setPill(byId("coming"), problems.length ? count(problems.length, "problem") : "In order", problems.length ? "bad" : "ok");
   fill(body("coming"), [expected, problems], () => [
-    expected.length ? el("ul.attempts", {}, expected.slice(0, 6).map((p) => el("li", {}, el("b", {}, money(p.amount, p.currency)), " on ", day(p.arrival_date ?? p.date), p.payout_id ? [" · ", mono(p.payout_id)] : el("small", {}, " not made yet")))) : el("p.muted", {}, "No payout is on its way."),
+    expected.length ? el("ul.attempts", {}, expected.slice(0, 6).map((p) => el("li", {}, el("b", {}, money(p.amount, p.currency)), ` on ${day(p.arrives_at)}`, el("small", {}, p.payout ? mono(p.payout) : `not made yet, ${count(p.rows, "row")} so far`)))) : el("p.muted", {}, "No payout is on its way."),
     ...problems.map((p) => el("p.text-bad.wrap-anywhere", {}, p.reason)),
-    answer.at ? el("p.muted", {}, "Looked at ", time(answer.at)) : null,
+    answer.complete ? el("p.muted", {}, "Looked at ", time(answer.ts)) : el("p.text-bad.wrap-anywhere", {}, `The last look could not see everything: ${(answer.errors ?? []).join(" ")}`),
   ]);
 }
 
@@ -241,9 +242,10 @@ function showGaps(answer) {
   const { counts = {}, gaps = [] } = answer;
   const failed = gaps.filter((g) => g.state === "failed").length;
   setPill(byId("gaps"), failed ? `${failed} not filled` : "None open", failed ? "bad" : "ok");
-  fill(body("gaps"), answer, () => [
-    el("dl.pairs", {}, [["Never delivered", counts.never_delivered], ["Failed here", counts.failed_here], ["Changed outside", counts.changed_outside]].flatMap(([label, n]) => [el("dt", {}, label), el("dd", {}, String(n ?? 0))])),
-    el("p.muted", {}, "Looked ", time(answer.last_run?.at ?? answer.last_at, "not yet"), ", found events are filled in by themselves."),
+  const sum = (states) => String(Object.values(states ?? {}).reduce((all, n) => all + n, 0));
+  fill(body("gaps"), [counts, gaps, answer.last?.at], () => [
+    el("dl.pairs", {}, [["Never delivered", counts.never_delivered], ["Failed here", counts.failed_here], ["Changed outside", counts.changed_outside]].flatMap(([label, states]) => [el("dt", {}, label), el("dd", {}, sum(states))])),
+    el("p.muted", {}, answer.last ? [`${count(answer.last.looked_at, "event")} compared `, time(answer.last.at), ". What is missing is filled in by itself."] : "Not looked yet."),
     ...gaps.filter((g) => g.state !== "filled").slice(0, 3).map((g) => el("p.text-bad.wrap-anywhere", {}, `${g.event_type} ${g.object_id ?? ""}: ${g.error ?? "waits"}`)),
   ]);
 }
@@ -264,10 +266,18 @@ function showTrials(answer) {
   });
 }
 
-/** Until there is a first result the answer is 404: that is no failure of the page. */
-function later(path, section, show, text) {
-  const columns = byId(section).querySelectorAll("thead th").length;
-  return { path, sections: [section], show, absent: () => fill(body(section), text, () => (columns ? whole(columns, text) : el("p.muted", {}, text))) };
+/** Each as it was found last; null before the first time. */
+function showLatest({ payouts, finance, watch: coming }) {
+  const nothing = (section, text) => {
+    const columns = byId(section).querySelectorAll("thead th").length;
+    fill(body(section), text, () => (columns ? whole(columns, text) : el("p.muted", {}, text)));
+  };
+  if (payouts) showReport(payouts);
+  else ["payouts", "totals"].forEach((section) => nothing(section, "Payouts have not been reconciled yet."));
+  if (finance) showFinance(finance);
+  else nothing("finance", "Invoices have not been reconciled yet.");
+  if (coming) showComing(coming);
+  else nothing("coming", "The coming payouts have not been looked at yet.");
 }
 
 async function act(text, request) {
@@ -281,10 +291,8 @@ async function act(text, request) {
 }
 
 const refresh = watch([
-  later("/api/recon/payouts", "payouts", showReport, "Payouts have not been reconciled yet."),
+  { path: "/api/recon/latest", sections: ["figures", "payouts", "totals", "finance", "coming"], show: showLatest },
   { path: () => exceptionsPath(null), sections: ["exceptions"], show: showExceptions },
-  later("/api/recon/finance", "finance", showFinance, "Invoices have not been reconciled yet."),
-  later("/api/recon/watch", "coming", showComing, "The coming payouts have not been looked at yet."),
   { path: "/api/payments/gaps", sections: ["gaps"], show: showGaps },
   { path: "/api/slo/canary?limit=20", sections: ["canary"], show: showTrials },
 ]);

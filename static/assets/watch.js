@@ -19,13 +19,12 @@ function notice(text) {
 }
 
 /** Shows one answer; what cannot be had leaves the old figures, greyed. */
-async function lookAt({ path, sections, show, absent }) {
+async function lookAt({ path, sections, show }) {
   let problem = null;
   try {
     await show(await get(typeof path === "function" ? path() : path));
   } catch (error) {
-    if (error.status === 404 && absent) absent();
-    else problem = error;
+    problem = error;
     if (!(error instanceof ApiError)) console.error(error);
   }
   for (const id of sections) {
@@ -37,8 +36,8 @@ async function lookAt({ path, sections, show, absent }) {
 }
 
 /**
- * Watches the sources (`{path, sections, show, absent}`: an address or a function that says it, the sections it fills, how, and what is
- * shown while there is nothing yet) and answers a function that looks again at once.
+ * Watches the sources (`{path, sections, show}`: an address or a function that says it, the sections it fills, how) and answers a
+ * function that looks again at once.
  */
 export function watch(sources) {
   let lastAnswer = null;

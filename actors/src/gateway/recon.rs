@@ -35,6 +35,8 @@ pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
         api(shell, Method::GET, "/api/recon/finance", Scope::Read, finance),
         // The coming payouts, and what is wrong with those that came.
         api(shell, Method::GET, "/api/recon/watch", Scope::Read, watch),
+        // All three at once; null for what there is not yet.
+        api(shell, Method::GET, "/api/recon/latest", Scope::Read, latest),
         // What did not agree, with when it was seen first and last, and what was decided about it.
         api(shell, Method::GET, "/api/recon/exceptions", Scope::Read, exceptions),
         // One of them.
@@ -83,6 +85,12 @@ async fn finance(call: Call) -> Result<Response> {
 async fn watch(call: Call) -> Result<Response> {
     let seen = recon::watched(call.env()).await?;
     Ok(respond::json(&seen.ok_or_else(|| Error::not_found("the payouts have not been looked at yet"))?))
+}
+
+async fn latest(call: Call) -> Result<Response> {
+    let (env, store) = (call.env(), call.env().store());
+    let (payouts, finance) = (store.latest_recon("payouts").await?, store.latest_recon("finance").await?);
+    Ok(respond::json(&json!({"ok": true, "payouts": payouts, "finance": finance, "watch": recon::watched(env).await?})))
 }
 
 /// Filters: `scope`, `status`, `kind`, `payout`.

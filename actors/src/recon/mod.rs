@@ -20,6 +20,7 @@ use crate::{
     actor::{self, Probe, Probed, Reply},
     env::Env,
     error::{Error, Result},
+    operations::demo,
     store::{Finding, NewRecon},
     task::{OneRun, Record, Run},
 };
@@ -98,9 +99,11 @@ impl Actor for Recon {
                 state.finance.start(&run.clone(), reply, busy(), async move { finance::run(&run).await });
             }
             Message::Look => {
-                myself.send_after(watch::every(&state.env), || Message::Look);
+                // The demo is made in the past: what is to come there is nobody's future.
+                let later = demo::is_being_made(&state.env).await.unwrap_or_default();
+                myself.send_after(if later { FIRST_LOOK } else { watch::every(&state.env) }, || Message::Look);
                 while state.look.try_join_next().is_some() {}
-                if state.look.is_empty() {
+                if state.look.is_empty() && !later {
                     let env = state.env.clone();
                     state.look.spawn(async move {
                         watch::look(&env).await;

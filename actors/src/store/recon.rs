@@ -153,11 +153,11 @@ impl Store {
         self.engine.read(sql, vec![scope.into()]).await?.iter().map(exception_row).collect()
     }
 
-    /// Exceptions, newest first.
+    /// Exceptions, the worst first, of these the newest.
     pub async fn exceptions(&self, filter: &ExceptionFilter) -> Result<Vec<ExceptionRow>> {
         let sql = select!(
             "WHERE (?1 = '' OR scope = ?1) AND (?2 = '' OR status = ?2) AND (?3 = '' OR kind = ?3) AND (?4 = '' OR body ->> 'payout_id' = ?4)
-             ORDER BY first_seen DESC, id"
+             ORDER BY CASE severity WHEN 'high' THEN 0 WHEN 'medium' THEN 1 ELSE 2 END, first_seen DESC, id"
         );
         let params = [&filter.scope, &filter.status, &filter.kind, &filter.payout].map(|text| text.as_str().into()).into();
         self.engine.read(sql, params).await?.iter().map(exception_row).collect()

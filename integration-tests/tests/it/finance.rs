@@ -157,17 +157,31 @@ fn a_payout_that_the_bank_returns_is_told_and_over_when_its_money_has_arrived() 
 
 #[test]
 fn the_demo_has_only_findings_that_are_true() {
-    let daemon = setup().argument("--demo").start();
+    let daemon = setup().argument("--demo").argument("--demo-days").argument("60").start();
     daemon.settle();
     let report = daemon.task_result("finance_reconcile");
-    assert_no_drift(&report);
+    // The balance differs by what was planted in it, and says so.
+    let planted = daemon.setup().column("SELECT value FROM meta WHERE key = 'demo.planted'").remove(0);
+    let of_kind = |kind: &'static str| report["exceptions"].as_array().expect("a list").iter().filter(move |e| e["kind"] == kind);
+    for drift in of_kind("balance_drift") {
+        for evidence in drift["evidence"].as_array().expect("a list").iter().filter_map(|e| e["field"].as_str()) {
+            let source = evidence.split_whitespace().last().expect("a source");
+            assert!(planted.contains(source), "{source} was not planted: {drift}");
+        }
+    }
+    assert!(of_kind("balance_drift").count() <= 2, "{report}");
     let invoices = daemon.provider("invoices?status=open&limit=100");
     let open: BTreeSet<String> = invoices["data"].as_array().expect("a list").iter().map(id).collect();
     let refunded = daemon.provider("refunds?limit=100")["data"].as_array().expect("a list").len();
     let of =
         |kind: &str| found(&report).into_iter().filter(|(k, _)| *k == kind).map(|(_, invoice)| invoice.to_owned()).collect::<BTreeSet<_>>();
-    assert_eq!((of("refunded_but_paid").len(), report["ok"].clone()), (refunded, json!(true)), "{report}");
+    assert!(of("refunded_but_paid").len() <= refunded, "{report}");
+    let disputed = daemon.provider("disputes?limit=100")["data"].as_array().expect("a list").len();
+    assert!(of("disputed_paid").len() <= disputed, "{report}");
     assert!(of("open_past_due").is_subset(&open), "{report}");
-    let other: Vec<_> = found(&report).into_iter().filter(|(kind, _)| !["refunded_but_paid", "open_past_due"].contains(kind)).collect();
+    let other: Vec<_> = found(&report)
+        .into_iter()
+        .filter(|(kind, _)| !["refunded_but_paid", "open_past_due", "disputed_paid", "balance_drift", "missing_in_ledger"].contains(kind))
+        .collect();
     assert_eq!(other, [], "{report}");
 }
