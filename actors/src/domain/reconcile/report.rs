@@ -3,7 +3,7 @@
 //! except for the three fields the caller sets.
 
 use super::input::{Payout, ProviderInfo};
-use crate::domain::money;
+use crate::domain::{money, words::words};
 use ring::digest;
 use serde::Serialize;
 use serde_json::Value;
@@ -153,22 +153,6 @@ impl Severity {
             Self::Low => "low",
         }
     }
-}
-
-/// Defines an enum whose names on the wire are listed once.
-macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($variant),+ }
-        impl $name {
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
-        }
-        impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> { serializer.serialize_str(self.as_str()) }
-        }
-    };
 }
 
 words!(
