@@ -285,7 +285,8 @@ impl Exception {
     /// What both sides say, as text: a person's decision about an exception holds as long as this does.
     pub fn sides(&self) -> String {
         let side = |amount: Option<i64>| amount.map_or_else(|| "-".to_owned(), |a| a.to_string());
-        format!("{}|{}|{}", side(self.expected), side(self.actual), self.currency)
+        let words: Vec<String> = self.evidence.iter().map(|e| format!("{}={}/{}", e.field, e.ledger, e.provider)).collect();
+        format!("{}|{}|{}|{}", side(self.expected), side(self.actual), self.currency, words.join(","))
     }
 
     pub(super) fn evidence(mut self, field: &str, ledger: impl Into<Value>, provider: impl Into<Value>) -> Self {
