@@ -6,7 +6,7 @@ use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use ring::digest;
 use serde_json::Value as Json;
 
-use super::payouts;
+use super::{payouts, provider};
 use crate::{
     alert,
     domain::{
@@ -94,7 +94,7 @@ async fn try_finish(env: &Env) -> Result<()> {
 
 async fn finish(env: &Env, date: NaiveDate, end: DateTime<Utc>) -> Result<()> {
     // The day is ours; what belongs to it is judged by the provider's clock, which may be another one.
-    let ahead = env.provider().now().await? - env.now();
+    let ahead = provider(env).now().await? - env.now();
     let mut report = payouts::as_of(env, end + ahead - TimeDelta::seconds(1)).await?;
     let (ts, run_id) = (rfc3339(env.now()), format!("final_{date}"));
     (report.ts, report.generated_at, report.run_id) = (Some(ts.clone()), Some(ts.clone()), Some(run_id.clone()));
