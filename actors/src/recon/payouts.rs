@@ -4,7 +4,7 @@
 mod fetch;
 mod inputs;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

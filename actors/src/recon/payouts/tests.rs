@@ -26,8 +26,8 @@ struct Books {
     asked: Vec<String>,
 }
 
-struct World {
-    fixture: Fixture,
+pub(in crate::recon) struct World {
+    pub(in crate::recon) fixture: Fixture,
     books: Arc<Mutex<Books>>,
     runs: u32,
     /// What the last run told the alerts.
@@ -64,7 +64,7 @@ fn answer(books: &Mutex<Books>, path: &str, query: &str) -> (u16, Json) {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(in crate::recon) async fn new() -> Self {
         let books = Arc::new(Mutex::new(Books::default()));
         let shared = books.clone();
         let date = DateTime::from_timestamp(NOW, 0).unwrap().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
@@ -89,7 +89,7 @@ impl World {
     }
 
     /// A paid payout of so many days ago with two charges, on both sides.
-    async fn payout(&self, id: &str, days: i64) {
+    pub(in crate::recon) async fn payout(&self, id: &str, days: i64) {
         let at = NOW - days * DAY;
         for n in 0..2 {
             let charge = format!("ch_{id}_{n}");
@@ -165,17 +165,17 @@ impl World {
         report
     }
 
-    fn change(&self, payout: &str, field: &str, value: Json) {
+    pub(in crate::recon) fn change(&self, payout: &str, field: &str, value: Json) {
         let mut books = self.books.lock().unwrap();
         books.payouts.iter_mut().find(|p| p["id"] == payout).unwrap()[field] = value;
     }
 
-    fn refuse(&self, parts: &[&str]) {
+    pub(in crate::recon) fn refuse(&self, parts: &[&str]) {
         self.books.lock().unwrap().refused = parts.iter().map(|part| (*part).to_owned()).collect();
     }
 
     /// How often something was asked for since the last time.
-    fn asked(&self, part: &str) -> usize {
+    pub(in crate::recon) fn asked(&self, part: &str) -> usize {
         let mut books = self.books.lock().unwrap();
         let count = books.asked.iter().filter(|asked| asked.contains(part)).count();
         books.asked.clear();
