@@ -21,7 +21,7 @@ use crate::client::segment;
 pub(crate) enum Command {
     /// List them; the exit code is 1 if one is open.
     List {
-        /// open, acknowledged, resolved or auto_resolved; all without it.
+        /// open, acknowledged, resolved, auto_resolved or all.
         #[arg(long, default_value = "open")]
         status: String,
         /// payouts or finance.
@@ -67,14 +67,15 @@ pub(crate) async fn run(invocation: &Invocation, command: Command) -> Result<Out
 async fn answer(door: &Door, command: &Command) -> Result<Json> {
     match command {
         Command::List { status, scope, kind } => {
-            let filter = ExceptionFilter { scope: scope.clone(), status: status.clone(), kind: kind.clone(), payout: String::new() };
+            let status = if status == "all" { "" } else { status };
+            let filter = ExceptionFilter { scope: scope.clone(), status: status.to_owned(), kind: kind.clone(), payout: String::new() };
             let all = match door {
                 Door::Here(daemon) => exceptions::list(&daemon.env, &filter).await?,
                 Door::Daemon(client) => {
                     let (mut all, mut after) = (Vec::new(), String::new());
                     loop {
                         let mut path = "/api/recon/exceptions?limit=100".to_owned();
-                        for (name, value) in [("status", status), ("scope", scope), ("kind", kind), ("after", &after)] {
+                        for (name, value) in [("status", status), ("scope", scope.as_str()), ("kind", kind), ("after", &after)] {
                             if !value.is_empty() {
                                 path = format!("{path}&{name}={}", segment(value));
                             }

@@ -42,14 +42,17 @@ function side(value, currency) {
 
 function exceptionDetail(e) {
   const amounts = new Set(["amount", "gross", "fee", "net", "sum_net", "residual", "amount_due", "amount_paid", "amount_remaining", "balance", "difference"]);
+  // Where several objects differ, each is named with its amounts.
+  const named = ["balance_drift", "duplicate_payment"].includes(e.kind);
+  const currency = (v) => (named || amounts.has(v.field) ? e.currency : "");
   const ids = [["Exception", e.id], ["Payout", e.payout_id], ["Balance transaction", e.balance_transaction_id], ["Source", e.source_id], ["Invoice", e.invoice_id], ["Customer", e.customer_id], ["Ledger rows", e.ledger_ids?.join(", ")]].filter(([, id]) => id);
   const decided = e.decided_at ? [el("p", {}, `${words(e.status)} by `, el("b", {}, e.decided_by ?? "unknown"), " ", time(e.decided_at), e.decision ? `: ${e.decision}` : "")] : [];
   return el("tr.detail", {}, el("td", { colspan: 5 },
     el("dl.pairs.left", {}, ids.flatMap(([label, id]) => [el("dt", {}, label), el("dd", {}, mono(id))])),
     e.evidence?.length ? el("h3", {}, "Evidence") : null,
-    e.evidence?.length ? el("ul.attempts", {}, e.evidence.map((v) => el("li", {}, el("b", {}, words(v.field)), `: ledger ${side(v.ledger, amounts.has(v.field) ? e.currency : "")}, provider ${side(v.provider, amounts.has(v.field) ? e.currency : "")}`))) : null,
+    e.evidence?.length ? el("ul.attempts", {}, e.evidence.map((v) => el("li", {}, named ? mono(v.field) : el("b", {}, words(v.field)), `: ledger ${side(v.ledger, currency(v))}, provider ${side(v.provider, currency(v))}`))) : null,
     e.suspects?.length ? el("h3", {}, "What might explain it") : null,
-    e.suspects?.length ? el("ul.attempts", {}, e.suspects.map((s) => el("li", {}, mono((s.balance_transaction_ids ?? s.ids ?? []).join(", ")), ` ${s.reason}`))) : null,
+    e.suspects?.length ? el("ul.attempts", {}, e.suspects.map((s) => el("li", {}, mono(s.balance_transaction_ids.join(", ")), ` ${s.reason}`))) : null,
     e.suggested_action ? el("h3", {}, "What to do") : null,
     e.suggested_action ? el("p", {}, e.suggested_action) : null,
     ...decided));
@@ -142,6 +145,7 @@ function figure(label, value, below, tone = "") {
 }
 
 function showReport(answer) {
+  if (report?.run_id !== answer.run_id) members.clear(); // the rows of another run
   report = answer;
   const { summary } = answer;
   const rows = summary.transactions ?? {};
@@ -168,7 +172,7 @@ function memberRows(payout) {
       el("thead", {}, el("tr", {}, ["Row", "Kind", "Source", "State", "Gross", "Fee", "Net"].map((h, i) => el(i > 3 ? "th.num" : "th", { scope: "col" }, h)))),
       el("tbody", {}, rows.map((r) => el("tr", {},
         el("td", {}, mono(r.id), el("small", {}, utc(toDate(r.created)))),
-        el("td", {}, words(r.reporting_category || r.type)),
+        el("td", {}, words(r.reporting_category)),
         el("td", {}, r.source ? mono(r.source) : ""),
         el("td", {}, pill(words(r.status), ROW_TONES[r.status] ?? "bad")),
         ...[r.gross, r.fee, r.net].map((minor) => el("td.num", {}, money(minor, r.currency)))))))),
@@ -190,7 +194,7 @@ async function togglePayout(payout) {
 function drawPayouts() {
   const all = [...(report?.payouts ?? [])].sort((a, b) => b.created - a.created);
   const shown = all.slice(0, payoutsShown);
-  const wrong = all.filter((p) => !(p.status in PAYOUT_TONES)).length;
+  const wrong = all.filter((p) => !(p.status in PAYOUT_TONES) || p.exceptions.length).length;
   setPill(byId("payouts"), all.length ? (wrong ? `${count(wrong, "payout")} to look at` : `All ${all.length} in order`) : "", wrong ? "bad" : "ok");
   fill(body("payouts"), [shown, [...members.keys()]], () =>
     shown.length ? shown.flatMap((p) => [el("tr", {},
@@ -229,23 +233,27 @@ function showFinance(answer) {
 // --- what is to come, what went missing, trials -----------------------------------------------------------------------------
 
 function showComing(answer) {
-  const { expected = [], problems = [] } = answer;
-  setPill(byId("coming"), problems.length ? count(problems.length, "problem") : "In order", problems.length ? "bad" : "ok");
-  fill(body("coming"), [expected, problems], () => [
-    expected.length ? el("ul.attempts", {}, expected.slice(0, 6).map((p) => el("li", {}, el("b", {}, money(p.amount, p.currency)), ` on ${day(p.arrives_at)}`, el("small", {}, p.payout ? mono(p.payout) : `not made yet, ${count(p.rows, "row")} so far`)))) : el("p.muted", {}, "No payout is on its way."),
+  const { expected = [], problems = [], errors = [], complete } = answer;
+  const [word, tone] = problems.length ? [count(problems.length, "problem"), "bad"] : complete ? ["In order", "ok"] : ["Not read", "warn"];
+  setPill(byId("coming"), word, tone);
+  fill(body("coming"), [expected, problems, errors, complete, answer.ts], () => [
+    expected.length ? el("ul.attempts", {}, expected.slice(0, 6).map((p) => el("li", {}, el("b", {}, money(p.amount, p.currency)), " on ", day(p.arrives_at), p.payout ? [" · ", mono(p.payout)] : el("small", {}, ` · not made yet, ${count(p.rows, "row")} so far`)))) : el("p.muted", {}, "No payout is on its way."),
     ...problems.map((p) => el("p.text-bad.wrap-anywhere", {}, p.reason)),
-    answer.complete ? el("p.muted", {}, "Looked at ", time(answer.ts)) : el("p.text-bad.wrap-anywhere", {}, `The last look could not see everything: ${(answer.errors ?? []).join(" ")}`),
+    ...errors.map((error) => el("p.text-bad.wrap-anywhere", {}, `The last look could not be made: ${error}`)),
+    answer.ts ? el("p.muted", {}, complete ? "Looked " : "Tried ", time(answer.ts)) : null,
   ]);
 }
 
+/** Gaps of a class in every state. */
+const sum = (states = {}) => Object.values(states).reduce((all, n) => all + n, 0);
+
 function showGaps(answer) {
-  const { counts = {}, gaps = [] } = answer;
-  const failed = gaps.filter((g) => g.state === "failed").length;
-  setPill(byId("gaps"), failed ? `${failed} not filled` : "None open", failed ? "bad" : "ok");
-  const sum = (states) => String(Object.values(states ?? {}).reduce((all, n) => all + n, 0));
-  fill(body("gaps"), [counts, gaps, answer.last?.at], () => [
-    el("dl.pairs", {}, [["Never delivered", counts.never_delivered], ["Failed here", counts.failed_here], ["Changed outside", counts.changed_outside]].flatMap(([label, states]) => [el("dt", {}, label), el("dd", {}, sum(states))])),
-    el("p.muted", {}, answer.last ? [`${count(answer.last.looked_at, "event")} compared `, time(answer.last.at), ". What is missing is filled in by itself."] : "Not looked yet."),
+  const { counts, gaps, last } = answer;
+  const failed = Object.values(counts).reduce((all, states) => all + (states.failed ?? 0), 0);
+  setPill(byId("gaps"), failed ? `${failed} not filled` : last ? "None open" : "", failed ? "bad" : "ok");
+  fill(body("gaps"), answer, () => [
+    el("dl.pairs", {}, [["Never delivered", counts.never_delivered], ["Failed here", counts.failed_here], ["Changed outside", counts.changed_outside]].flatMap(([label, states]) => [el("dt", {}, label), el("dd", {}, String(sum(states)))])),
+    el("p.muted", {}, last ? ["Looked ", time(last.at)] : "Not looked yet", ", found events are filled in by themselves."),
     ...gaps.filter((g) => g.state !== "filled").slice(0, 3).map((g) => el("p.text-bad.wrap-anywhere", {}, `${g.event_type} ${g.object_id ?? ""}: ${g.error ?? "waits"}`)),
   ]);
 }

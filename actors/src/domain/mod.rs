@@ -16,3 +16,4 @@ pub mod schedule;
 pub mod signature;
 pub mod slo;
 pub mod spelling;
+mod words;

@@ -143,6 +143,7 @@ mod tests {
         assert_eq!((&shown["decided_by"], &shown["decision"], &shown["occurrences"]), (&json!("ana"), &json!("written off"), &json!(2)));
         found(&fixture, "run_3", &[("exc_a", "9900|9700|usd"), ("exc_b", "1|3|usd")], &[]).await;
         assert_eq!((status(&fixture, "exc_a").await.as_str(), status(&fixture, "exc_b").await.as_str()), ("open", "open"));
+        assert_eq!(one(env, "exc_b").await.unwrap()["decided_by"], Json::Null, "nobody decided anything about what it is now");
         // What is not there any more is resolved by itself, and open again when it is back, whoever had decided what.
         decide(env, "exc_a", Decision::Acknowledge, "again", "ana").await.unwrap();
         assert_eq!(found(&fixture, "run_4", &[], &["exc_a", "exc_b"]).await, (0, 2));

@@ -6,7 +6,7 @@ use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use ring::digest;
 use serde_json::Value as Json;
 
-use super::payouts;
+use super::{payouts, provider};
 use crate::{
     alert,
     domain::{
@@ -54,47 +54,61 @@ pub async fn nightly(run: &Run) -> Result<Record> {
 }
 
 async fn tell(env: &Env, problem: Option<String>) -> Result<()> {
-    let check = Check {
-        name: "recon_archive".into(),
+    let check = check("recon_archive", "the day's reconciliation is archived", problem);
+    alert::evaluate(env, vec![check]).await.map(|_| ())
+}
+
+fn check(name: &str, fine: &str, problem: Option<String>) -> Check {
+    Check {
+        name: name.into(),
         system: "recon",
         ok: Some(problem.is_none()),
         severity: Severity::Critical,
         value: None,
         threshold: "one report a day".into(),
-        reason: problem.unwrap_or_else(|| "the day's reconciliation is archived".to_owned()),
-    };
-    alert::evaluate(env, vec![check]).await.map(|_| ())
-}
-
-/// Makes the archive of each day again whose own report the provider has closed, once: as of the end of that day, by what both sides say
-/// now. What cannot be read yet is tried again at the next look.
-pub(super) async fn finish_due(env: &Env) {
-    if let Err(error) = try_finish(env).await {
-        tracing::warn!(actor = super::NOUN, %error, "the archives of closed days could not be made final");
-        if !error.is_retryable()
-            && let Err(error) = tell(env, Some(format!("an archive could not be made final: {error}"))).await
-        {
-            tracing::warn!(actor = super::NOUN, %error, "the alerts were not told");
-        }
+        reason: problem.unwrap_or_else(|| fine.to_owned()),
     }
 }
 
-async fn try_finish(env: &Env) -> Result<()> {
-    let now = env.now();
+/// Makes the archive of each day again whose own report the provider has closed, once: as of the end of that day, by what both sides say
+/// now. What cannot be read yet is tried again at the next look; what does not go away is an alert until the archive is made.
+pub(super) async fn finish_due(env: &Env) {
+    let told = match try_finish(env).await {
+        Ok(problem) => {
+            let check = check("recon_archive_final", "the archives of closed days are final", problem);
+            alert::evaluate(env, vec![check]).await.map(|_| ())
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = told {
+        tracing::warn!(actor = super::NOUN, %error, "the archives of closed days could not be looked after");
+    }
+}
+
+/// The first problem that does not go away by itself. A day that cannot be made final does not keep the others.
+async fn try_finish(env: &Env) -> Result<Option<String>> {
+    let (now, mut problem) = (env.now(), None);
     let from = now.date_naive() - Days::new(FINISH_DAYS);
     for row in env.store().provisional_archives(&from.to_string()).await? {
         let date: NaiveDate = row.date.parse().map_err(|_| Error::internal(format!("{} is the date of an archive", row.date)))?;
         let next_day = date + Days::new(1);
-        if now >= next_day.and_time(FINAL_AT).and_utc() {
-            finish(env, date, next_day.and_time(NaiveTime::MIN).and_utc()).await?;
+        let due = next_day.and_time(FINAL_AT).and_utc();
+        if now < due {
+            continue;
+        }
+        if let Err(error) = finish(env, date, next_day.and_time(NaiveTime::MIN).and_utc()).await {
+            tracing::warn!(actor = super::NOUN, %date, %error, "the archive of a closed day could not be made final");
+            if !error.is_retryable() || now - due > STALE {
+                problem.get_or_insert(format!("the archive of {date} could not be made final: {error}"));
+            }
         }
     }
-    Ok(())
+    Ok(problem)
 }
 
 async fn finish(env: &Env, date: NaiveDate, end: DateTime<Utc>) -> Result<()> {
     // The day is ours; what belongs to it is judged by the provider's clock, which may be another one.
-    let ahead = env.provider().now().await? - env.now();
+    let ahead = provider(env).now().await? - env.now();
     let mut report = payouts::as_of(env, end + ahead - TimeDelta::seconds(1)).await?;
     let (ts, run_id) = (rfc3339(env.now()), format!("final_{date}"));
     (report.ts, report.generated_at, report.run_id) = (Some(ts.clone()), Some(ts.clone()), Some(run_id.clone()));
@@ -239,3 +253,6 @@ fn write(folder: &std::path::Path, name: &str, bytes: &[u8]) -> Result<Replaced>
 fn sha256(bytes: &[u8]) -> String {
     files::hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,14 +2,14 @@
 //! run measures the balance. A fetch that failed makes the run incomplete and is never taken for an empty list.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io::Write as _,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value as Json;
 
-use super::Outcome;
+use super::{Outcome, provider};
 use crate::{
     alert,
     domain::{
@@ -41,7 +41,7 @@ const LEDGER_MARGIN: i64 = 40 * DAY;
 
 /// Reconciles what the window holds and what is open, and writes the result down.
 pub(super) async fn run(run: &Run) -> Result<Record> {
-    as_of(run, run.env.provider().now().await?).await
+    as_of(run, provider(&run.env).now().await?).await
 }
 
 /// The same at a moment of the provider's clock, which is now.
@@ -70,11 +70,11 @@ pub(super) async fn as_of(run: &Run, now: DateTime<Utc>) -> Result<Record> {
         report: &json,
         findings: findings(&report),
     };
-    super::keep(run, outcome, |body| was_looked_at(&input, &looked_at, body)).await?;
+    let open = super::keep(run, outcome, |body| was_looked_at(&input, &looked_at, body)).await?;
     if input.complete && anchored {
         env.store().set_meta(&anchor_key(env), &serde_json::to_string(&anchor)?).await?;
     }
-    alert::evaluate(env, vec![exceptions_check(&report)]).await?;
+    alert::evaluate(env, vec![check(&report, &open)]).await?;
     match json {
         Json::Object(map) => Ok(map),
         other => Err(Error::internal(format!("a report is an object, not {other}"))),
@@ -111,17 +111,11 @@ fn compressed(input: &Input) -> Result<Vec<u8>> {
     Ok(gzip.finish()?)
 }
 
-fn exceptions_check(report: &Report) -> Check {
-    let serious: Vec<_> = report.exceptions.iter().filter(|e| e.severity != Weight::Low).collect();
-    Check {
-        name: "finance_exceptions".into(),
-        system: "recon",
-        ok: report.complete.then_some(serious.is_empty()),
-        severity: if serious.iter().any(|e| e.severity == Weight::High) { Severity::Critical } else { Severity::Warning },
-        value: Some(format!("{} exceptions", serious.len())),
-        threshold: "0 exceptions".into(),
-        reason: serious.first().map_or_else(|| "invoices, payments and balances agree".to_owned(), |first| first.explanation.clone()),
-    }
+fn check(report: &Report, open: &HashSet<String>) -> Check {
+    let serious: Vec<_> = report.exceptions.iter().filter(|e| e.severity != Weight::Low && open.contains(&e.id)).collect();
+    let severity = if serious.iter().any(|e| e.severity == Weight::High) { Severity::Critical } else { Severity::Warning };
+    let serious: Vec<&str> = serious.iter().map(|e| e.explanation.as_str()).collect();
+    super::exceptions_check("finance_exceptions", &serious, report.complete, severity, "invoices, payments and balances agree")
 }
 
 /// Both sides as they are being read.
@@ -176,7 +170,7 @@ impl Reading<'_> {
 
     /// Everything the provider lists by time or state.
     async fn lists(&mut self, from: i64, now: i64) {
-        let provider = self.env.provider();
+        let provider = provider(self.env);
         for list in
             [provider.invoices(from, now).await, provider.invoices_in_state("open").await, provider.invoices_in_state("draft").await]
         {
@@ -211,10 +205,10 @@ impl Reading<'_> {
             return invoices;
         }
         for id in old {
-            let charge = self.env.provider().charge(&id).await.map(|c| vec![c]);
+            let charge = provider(self.env).charge(&id).await.map(|c| vec![c]);
             let charge = self.take("charge", charge, Charge::from_json);
             for intent in charge.iter().filter_map(|c| c.payment_intent.as_deref()) {
-                let list = self.env.provider().invoice_payments_of_intent(intent).await;
+                let list = provider(self.env).invoice_payments_of_intent(intent).await;
                 let payments = self.take("invoice payments", list, InvoicePayment::from_json);
                 invoices.extend(payments.into_iter().map(|p| p.invoice));
             }
@@ -241,7 +235,7 @@ impl Reading<'_> {
             return Ok(());
         }
         for id in wanted {
-            match self.env.provider().invoice(&id).await {
+            match provider(self.env).invoice(&id).await {
                 Err(error) if error.code == Code::NotFound => _ = self.looked_at.insert(id), // a draft that was deleted
                 invoice => {
                     let invoice = self.take("invoice", invoice.map(|i| vec![i]), Invoice::from_json);
@@ -257,11 +251,11 @@ impl Reading<'_> {
     }
 
     async fn payments_of(&mut self, invoice: &str) {
-        let list = self.env.provider().invoice_payments(invoice).await;
+        let list = provider(self.env).invoice_payments(invoice).await;
         let payments = self.take("invoice payments", list, InvoicePayment::from_json);
         for intent in payments.iter().filter(|p| p.status == "paid").filter_map(|p| p.payment_intent.as_deref()) {
             if !self.input.charges.iter().any(|c| c.payment_intent.as_deref() == Some(intent)) {
-                let list = self.env.provider().charges_of_intent(intent).await;
+                let list = provider(self.env).charges_of_intent(intent).await;
                 let charges = self.take("charges", list, Charge::from_json);
                 self.input.charges.extend(charges);
             }
@@ -307,7 +301,7 @@ impl Reading<'_> {
         let mut since = from;
         let mut before = self.look().await;
         for _ in 0..LOOKS {
-            let list = self.env.provider().balance_transactions(since, self.input.now + DAY).await;
+            let list = provider(self.env).balance_transactions(since, self.input.now + DAY).await;
             let movements = self.take("balance transactions", list, Movement::from_json);
             let known: BTreeSet<String> = self.input.movements.iter().filter(|m| m.created >= since).map(|m| m.id.clone()).collect();
             since = movements.iter().map(|m| m.created).max().unwrap_or(since);
@@ -327,7 +321,7 @@ impl Reading<'_> {
 
     /// Available plus pending, per currency.
     async fn look(&mut self) -> Option<BTreeMap<String, i64>> {
-        let balance = match self.env.provider().balance().await {
+        let balance = match provider(self.env).balance().await {
             Ok(balance) => balance,
             Err(error) => {
                 self.input.errors.push(format!("balance: {}", error.message));

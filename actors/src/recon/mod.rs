@@ -10,7 +10,7 @@ mod watch;
 pub use payouts::{latest_rows, recompute};
 pub use watch::watched;
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
@@ -18,9 +18,11 @@ use tokio::task::JoinSet;
 
 use crate::{
     actor::{self, Probe, Probed, Reply},
+    domain::alert_rule::{Check, Severity},
     env::Env,
     error::{Error, Result},
     operations::demo,
+    providers::stripe::Client,
     store::{Finding, NewRecon},
     task::{OneRun, Record, Run},
 };
@@ -117,6 +119,11 @@ impl Actor for Recon {
     }
 }
 
+/// The provider at our own pace: a run has time, a person who waits has not.
+fn provider(env: &Env) -> Client {
+    env.provider().background()
+}
+
 /// What a reconciliation came to, to be kept.
 struct Outcome<'a> {
     /// `payouts` or `finance`.
@@ -132,9 +139,9 @@ struct Outcome<'a> {
 }
 
 /// Keeps a run: its inputs, its report, its exceptions. One that is not found again is resolved by itself if `looked_at` says that this run
-/// would have found it, and never by an incomplete run.
-async fn keep(run: &Run, outcome: Outcome<'_>, looked_at: impl Fn(&Json) -> bool) -> Result<()> {
-    let (store, count) = (run.env.store(), outcome.findings.len());
+/// would have found it, and never by an incomplete run. Answers the ids of those about which nobody has decided anything.
+async fn keep(run: &Run, outcome: Outcome<'_>, looked_at: impl Fn(&Json) -> bool) -> Result<HashSet<String>> {
+    let (store, scope, count) = (run.env.store(), outcome.scope, outcome.findings.len());
     let mut gone = Vec::new();
     if outcome.complete {
         let open = store.open_exceptions(outcome.scope).await?;
@@ -156,17 +163,23 @@ async fn keep(run: &Run, outcome: Outcome<'_>, looked_at: impl Fn(&Json) -> bool
         gone,
     };
     let (new, resolved) = store.record_recon(recon, run.env.fact("recon.done", &run.run_id, data)).await?;
-    tracing::info!(
-        actor = NOUN,
-        scope = outcome.scope,
-        run_id = run.run_id,
-        ok = outcome.ok,
-        exceptions = count,
-        new,
-        resolved,
-        "reconciled"
-    );
-    Ok(())
+    tracing::info!(actor = NOUN, scope, run_id = run.run_id, ok = outcome.ok, exceptions = count, new, resolved, "reconciled");
+    let open = store.open_exceptions(scope).await?;
+    Ok(open.into_iter().filter(|e| e.status == "open").map(|e| e.id).collect())
+}
+
+/// The check of a run: `serious` are the explanations of what it found above low and nobody has decided about. What a run that did not see
+/// everything found is there all the same; only that nothing is wrong is not for it to say.
+fn exceptions_check(name: &str, serious: &[&str], complete: bool, severity: Severity, fine: &str) -> Check {
+    Check {
+        name: name.into(),
+        system: "recon",
+        ok: if serious.is_empty() { complete.then_some(true) } else { Some(false) },
+        severity,
+        value: Some(format!("{} exceptions", serious.len())),
+        threshold: "0 exceptions".into(),
+        reason: (*serious.first().unwrap_or(&fine)).to_owned(),
+    }
 }
 
 #[cfg(test)]

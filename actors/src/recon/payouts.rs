@@ -4,14 +4,14 @@
 mod fetch;
 mod inputs;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value as Json;
 
-use super::Outcome;
+use super::{Outcome, provider};
 use crate::{
     alert,
     domain::{
@@ -28,26 +28,26 @@ use crate::{
 pub use inputs::recompute;
 use inputs::{Inputs, ledger_json, pack, trimmed};
 
-/// How far before the oldest payout the ledger is read: what it may contain.
+/// How far before the oldest payout or row the ledger is read: what it may be about.
 const LEDGER_MARGIN: TimeDelta = TimeDelta::days(40);
 /// Ledger rows that the provider is asked about one by one, in one run; the rest wait for the next.
 const QUESTIONS: usize = 200;
 
 /// Reconciles the payouts of the window, and older ones that are not done with, and writes the result down.
 pub(super) async fn run(run: &Run) -> Result<Record> {
-    let (report, json) = reconciled(run).await?;
-    alert::evaluate(&run.env, vec![exceptions_check(&report)]).await?;
+    let (report, json, open) = reconciled(run).await?;
+    alert::evaluate(&run.env, vec![check(&report, &open)]).await?;
     match json {
         Json::Object(map) => Ok(map),
         other => Err(Error::internal(format!("a report is an object, not {other}"))),
     }
 }
 
-/// The report, kept with its inputs, and the same as JSON.
-async fn reconciled(run: &Run) -> Result<(Report, Json)> {
+/// The report, kept with its inputs, the same as JSON, and which of its exceptions nobody has decided about.
+async fn reconciled(run: &Run) -> Result<(Report, Json, HashSet<String>)> {
     let env = &run.env;
     let (previous, open) = before(env).await?;
-    let now = env.provider().now().await?;
+    let now = provider(env).now().await?;
     let (inputs, input, mut report) = judged(env, now, &previous, &open).await?;
     let generated_at = rfc3339(env.now());
     (report.ts, report.run_id, report.generated_at) = (Some(generated_at.clone()), Some(run.run_id.clone()), Some(generated_at));
@@ -58,13 +58,13 @@ async fn reconciled(run: &Run) -> Result<(Report, Json)> {
         input_digest: &report.input_digest,
         complete: report.complete,
         ok: report.ok,
-        inputs: pack(&inputs)?,
+        inputs: blocking(move || pack(&inputs)).await?,
         report: &json,
         findings: findings(&report),
     };
     let scope = Scope::new(&input, &report, &previous);
-    super::keep(run, outcome, |body| scope.has(body)).await?;
-    Ok((report, json))
+    let open = super::keep(run, outcome, |body| scope.has(body)).await?;
+    Ok((report, json, open))
 }
 
 /// The report as it would have been at an earlier time of the provider's clock, by what both sides say now; nothing is kept of it. Errors:
@@ -77,13 +77,21 @@ pub(super) async fn as_of(env: &Env, at: DateTime<Utc>) -> Result<Report> {
 
 /// Both sides as of that time, and the judgement.
 async fn judged(env: &Env, now: DateTime<Utc>, previous: &Inputs, open: &[ExceptionRow]) -> Result<(Inputs, Input, Report)> {
-    let mut inputs = fetch_both(env, now, previous, open).await?;
-    let mut input = inputs.read()?;
-    let mut report = reconcile(&input);
-    if ask(env, &report, open, &mut inputs, &mut input).await {
-        report = reconcile(&input);
+    let mut judged = judge(fetch_both(env, now, previous, open).await?).await?;
+    if ask(env, &judged.2, open, &mut judged.0).await {
+        judged = judge(judged.0).await?;
     }
-    Ok((inputs, input, report))
+    Ok(judged)
+}
+
+/// Seconds of work for a large business: not on the threads that answer others.
+async fn judge(inputs: Inputs) -> Result<(Inputs, Input, Report)> {
+    blocking(move || {
+        let input = inputs.read()?;
+        let report = reconcile(&input);
+        Ok((inputs, input, report))
+    })
+    .await
 }
 
 /// Every balance transaction of the latest run in its state, by time. Errors: `not_found` before the first run.
@@ -98,13 +106,15 @@ pub async fn latest_rows(env: &Env) -> Result<Vec<JudgedRow>> {
 async fn before(env: &Env) -> Result<(Inputs, Vec<ExceptionRow>)> {
     let open = env.store().open_exceptions("payouts").await?;
     let previous = match env.store().latest_recon_inputs("payouts").await? {
-        Some((_, packed)) => Inputs::from_packed(&packed).unwrap_or_else(|error| {
+        Some((_, packed)) => blocking(move || Inputs::from_packed(&packed)).await.unwrap_or_else(|error| {
             tracing::warn!(actor = super::NOUN, error = %error, "the inputs of the run before cannot be read");
             Inputs::default()
         }),
         None => Inputs::default(),
     };
-    Ok((previous, open))
+    // Another mode of the provider is another account.
+    let same = previous.provider.name == env.config().provider.mode.as_str();
+    Ok((if same { previous } else { Inputs::default() }, open))
 }
 
 /// Everything is judged as of one instant, by the provider's clock.
@@ -113,7 +123,9 @@ async fn fetch_both(env: &Env, now: DateTime<Utc>, previous: &Inputs, open: &[Ex
     let window_from = (now - TimeDelta::days(config.recon.window_days)).timestamp();
     let open_payouts: HashSet<String> = open.iter().filter_map(|e| e.body["payout_id"].as_str()).map(str::to_owned).collect();
     let fetched = fetch::fetch(env, now, window_from, previous, &open_payouts).await?;
-    let oldest = fetched.payouts.iter().filter_map(|p| p["created"].as_i64()).min().map_or(window_from, |at| at.min(window_from));
+    // A payout may hold what waited for long: what its rows are about is as old as they are.
+    let fetched_at = fetched.payouts.iter().chain(&fetched.transactions).filter_map(|o| o["created"].as_i64());
+    let oldest = fetched_at.min().map_or(window_from, |at| at.min(window_from));
     let livemode = config.provider.mode.is_live();
     let ledger = env.store().ledger_lines(livemode, oldest - LEDGER_MARGIN.num_seconds(), now.timestamp()).await?;
     let methods: HashMap<&str, &Json> = previous
@@ -143,44 +155,46 @@ async fn fetch_both(env: &Env, now: DateTime<Utc>, previous: &Inputs, open: &[Ex
     })
 }
 
-/// Asks the provider about each ledger row that would be called missing for the first time; true if that changed the input. A bank debit
+/// Asks the provider about each ledger row that would be called missing for the first time; true if that changed the inputs. A bank debit
 /// takes longer, so how the charge was paid is looked up as well.
-async fn ask(env: &Env, report: &Report, open: &[ExceptionRow], inputs: &mut Inputs, input: &mut Input) -> bool {
+async fn ask(env: &Env, report: &Report, open: &[ExceptionRow], inputs: &mut Inputs) -> bool {
     let asked_before: HashSet<&str> = open.iter().map(|e| e.id.as_str()).collect();
     let missing = report.exceptions.iter().filter(|e| e.kind == ExceptionKind::MissingProvider && !asked_before.contains(e.id.as_str()));
-    let mut sources: Vec<String> = missing.filter_map(|e| e.source_id.clone()).collect();
-    sources.dedup();
-    let known: HashSet<String> = input.transactions.iter().map(|t| t.id.clone()).collect();
+    let sources: BTreeSet<String> = missing.filter_map(|e| e.source_id.clone()).collect();
+    if sources.is_empty() {
+        return false;
+    }
+    let known: HashSet<String> = inputs.transactions.iter().filter_map(|t| t["id"].as_str().map(str::to_owned)).collect();
     for (n, source) in sources.iter().enumerate() {
         if n >= QUESTIONS {
             inputs.unasked.push(source.clone());
             continue;
         }
-        let found = match env.provider().balance_transactions_of_source(source, input.now).await {
-            Ok(found) => found,
+        match of_source(env, source, inputs.now, &known).await {
+            Ok(found) if found.is_empty() => {
+                let method = method(env, source).await;
+                let lines = inputs.ledger.iter_mut().filter(|l| l["source"] == source.as_str() && l["kind"] == Kind::Charge.as_str());
+                lines.for_each(|line| line["payment_method_type"] = method.clone());
+            }
+            Ok(found) => inputs.transactions.extend(found),
             Err(error) => {
                 inputs.errors.push(format!("the balance transactions of {source} could not be read: {error}"));
                 inputs.unasked.push(source.clone());
-                continue;
             }
-        };
-        let found = found.iter().filter(|t| t["id"].as_str().is_some_and(|id| !known.contains(id)));
-        let found: Vec<Json> = found.map(|t| trimmed(t, None)).collect();
-        if found.is_empty() {
-            let method = method(env, source).await;
-            let lines = inputs.ledger.iter_mut().filter(|l| l["source"] == source.as_str() && l["kind"] == Kind::Charge.as_str());
-            lines.for_each(|line| line["payment_method_type"] = method.clone());
-        }
-        inputs.transactions.extend(found);
-    }
-    let changed = !sources.is_empty();
-    if changed {
-        match inputs.read() {
-            Ok(read) => *input = read,
-            Err(error) => tracing::error!(actor = super::NOUN, error = %error, "the provider's answer about single rows is left out"),
         }
     }
-    changed
+    true
+}
+
+/// What the provider has for one source besides what is `known`. Errors: also of an answer that is no list of balance transactions.
+async fn of_source(env: &Env, source: &str, now: i64, known: &HashSet<String>) -> Result<Vec<Json>> {
+    let found = provider(env).balance_transactions_of_source(source, now).await?;
+    let found = found.iter().filter(|t| t["id"].as_str().is_none_or(|id| !known.contains(id)));
+    let found: Vec<Json> = found.map(|t| trimmed(t, None)).collect();
+    match found.iter().find_map(|t| Transaction::from_json(t, None).err()) {
+        Some(what) => Err(Error::internal(format!("the provider's answer: {what}"))),
+        None => Ok(found),
+    }
 }
 
 /// How a charge was paid, as its own events said; null if that is not known.
@@ -235,15 +249,8 @@ fn findings(report: &Report) -> Vec<Finding> {
     report.exceptions.iter().map(finding).collect()
 }
 
-fn exceptions_check(report: &Report) -> Check {
-    let serious: Vec<_> = report.exceptions.iter().filter(|e| e.severity != crate::domain::reconcile::Severity::Low).collect();
-    Check {
-        name: "recon_exceptions".into(),
-        system: "recon",
-        ok: report.complete.then_some(serious.is_empty()),
-        severity: Severity::Critical,
-        value: Some(format!("{} exceptions", serious.len())),
-        threshold: "0 exceptions".into(),
-        reason: serious.first().map_or_else(|| "every payout agrees with the ledger".to_owned(), |first| first.explanation.clone()),
-    }
+fn check(report: &Report, open: &HashSet<String>) -> Check {
+    let serious = report.exceptions.iter().filter(|e| e.severity != crate::domain::reconcile::Severity::Low && open.contains(&e.id));
+    let serious: Vec<&str> = serious.map(|e| e.explanation.as_str()).collect();
+    super::exceptions_check("recon_exceptions", &serious, report.complete, Severity::Critical, "every payout agrees with the ledger")
 }

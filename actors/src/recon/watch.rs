@@ -118,7 +118,7 @@ async fn tell(env: &Env, problems: &[Problem]) -> Result<()> {
 
 /// What the provider shows, at one moment: the same balance before and after. Errors: `unavailable` with reason `balance_moved` if there was no such moment.
 async fn read(env: &Env, memory: Option<&Memory>) -> Result<Shown> {
-    let (provider, recon) = (env.provider(), &env.config().recon);
+    let (provider, recon) = (super::provider(env), &env.config().recon);
     let now = provider.now().await?;
     let from = (now - TimeDelta::days(recon.window_days)).timestamp();
     let pending_from = (now - TimeDelta::days(recon.grace_days)).timestamp();

@@ -96,14 +96,15 @@ macro_rules! select {
     };
 }
 
-/// What was decided by a person is open again when either side says something else; what resolved by itself, when it is back.
+/// What was decided by a person is open again when either side says something else; what resolved by itself, when it is back. Either way
+/// nothing is decided about it any more.
 const UPSERT: &str =
     "INSERT INTO recon_exception (id, scope, kind, severity, status, first_seen, last_seen, occurrences, run_id, currency, risk, sides, body)
     VALUES (?1, ?2, ?3, ?4, 'open', ?5, ?5, 1, ?6, ?7, ?8, ?9, ?10)
     ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen, occurrences = recon_exception.occurrences + 1, severity = excluded.severity,
-    run_id = excluded.run_id, body = excluded.body, currency = excluded.currency, risk = excluded.risk, sides = excluded.sides,
-    status = CASE WHEN recon_exception.status = 'auto_resolved' OR recon_exception.sides <> excluded.sides THEN 'open'
-      ELSE recon_exception.status END";
+    run_id = excluded.run_id, body = excluded.body, currency = excluded.currency, risk = excluded.risk, sides = excluded.sides";
+const AGAIN: &str = "UPDATE recon_exception SET status = 'open', decided_at = NULL, decided_by = NULL, decision = NULL
+    WHERE id = ?1 AND status <> 'open' AND (status = 'auto_resolved' OR sides <> ?2)";
 const GONE: &str = "UPDATE recon_exception SET status = 'auto_resolved', decided_at = ?2, decided_by = ?3, decision = 'not found any more'
     WHERE id = ?1 AND status IN ('open', 'acknowledged')";
 
@@ -137,7 +138,8 @@ impl Store {
                 finding.sides.as_str().into(),
                 (&finding.body).into(),
             ];
-            batch = batch.sql(UPSERT, params);
+            let again = vec![finding.id.as_str().into(), finding.sides.as_str().into()];
+            batch = batch.sql(AGAIN, again).sql(UPSERT, params);
         }
         for id in &recon.gone {
             batch = batch.sql(GONE, vec![id.as_str().into(), recon.at.into(), recon.run_id.into()]);

@@ -6,6 +6,7 @@ use super::input::{Provider, hex};
 use crate::domain::{
     money,
     reconcile::{Evidence, Severity, Suspect},
+    words::words,
 };
 use ring::digest;
 use serde::Serialize;
@@ -141,22 +142,6 @@ pub struct PaymentRow {
     pub captured: i64,
     pub refunded: i64,
     pub exceptions: Vec<String>,
-}
-
-/// Defines an enum whose names on the wire are listed once.
-macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($variant),+ }
-        impl $name {
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
-        }
-        impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> { serializer.serialize_str(self.as_str()) }
-        }
-    };
 }
 
 words!(

@@ -37,7 +37,9 @@ impl Digests {
         }
         let s = settings;
         let mut fields = Fields::new("settings");
-        fields.number(s.now).number(s.window_from).number(s.grace_days).number(s.complete.into());
+        // The moment is no part of it, only how far the window reaches: looked at again, the same data are the same input.
+        let reach = if s.window_from > 0 { s.now - s.window_from } else { 0 };
+        fields.number(reach).number(s.grace_days).number(s.complete.into());
         for list in [&s.errors, &s.unread, &s.unasked] {
             let mut list = list.clone();
             list.sort_unstable();

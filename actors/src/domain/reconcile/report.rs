@@ -3,7 +3,7 @@
 //! except for the three fields the caller sets.
 
 use super::input::{Payout, ProviderInfo};
-use crate::domain::money;
+use crate::domain::{money, words::words};
 use ring::digest;
 use serde::Serialize;
 use serde_json::Value;
@@ -155,22 +155,6 @@ impl Severity {
     }
 }
 
-/// Defines an enum whose names on the wire are listed once.
-macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($variant),+ }
-        impl $name {
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
-        }
-        impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> { serializer.serialize_str(self.as_str()) }
-        }
-    };
-}
-
 words!(
     /// The one state of a balance transaction or of a ledger row without one.
     RowStatus {
@@ -301,7 +285,8 @@ impl Exception {
     /// What both sides say, as text: a person's decision about an exception holds as long as this does.
     pub fn sides(&self) -> String {
         let side = |amount: Option<i64>| amount.map_or_else(|| "-".to_owned(), |a| a.to_string());
-        format!("{}|{}|{}", side(self.expected), side(self.actual), self.currency)
+        let words: Vec<String> = self.evidence.iter().map(|e| format!("{}={}/{}", e.field, e.ledger, e.provider)).collect();
+        format!("{}|{}|{}|{}", side(self.expected), side(self.actual), self.currency, words.join(","))
     }
 
     pub(super) fn evidence(mut self, field: &str, ledger: impl Into<Value>, provider: impl Into<Value>) -> Self {

@@ -6,7 +6,10 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value as Json;
 
-use super::inputs::{Inputs, pack, trimmed, unpack};
+use super::{
+    super::provider,
+    inputs::{Inputs, pack, trimmed, unpack},
+};
 use crate::{
     domain::reconcile::Payout,
     env::Env,
@@ -30,7 +33,7 @@ pub(super) struct Fetched {
 /// Errors: those of the list of payouts, if there is no run before to take it from.
 pub(super) async fn fetch(env: &Env, now: DateTime<Utc>, window_from: i64, previous: &Inputs, open: &HashSet<String>) -> Result<Fetched> {
     let mut fetched = Fetched::default();
-    fetched.payouts = match env.provider().payouts(window_from, now.timestamp()).await {
+    fetched.payouts = match provider(env).payouts(window_from, now.timestamp()).await {
         Ok(payouts) => payouts,
         Err(error) if previous.payouts.is_empty() => return Err(error),
         Err(error) => {
@@ -46,7 +49,7 @@ pub(super) async fn fetch(env: &Env, now: DateTime<Utc>, window_from: i64, previ
             fetched.transactions.push(member);
         }
     }
-    let unsettled: Vec<Json> = match env.provider().balance_transactions(window_from, now.timestamp()).await {
+    let unsettled: Vec<Json> = match provider(env).balance_transactions(window_from, now.timestamp()).await {
         Ok(all) => all.iter().map(|t| trimmed(t, None)).collect(),
         Err(error) => {
             fetched.errors.push(format!("the list of balance transactions could not be read: {error}"));
@@ -65,7 +68,7 @@ fn id(object: &Json) -> &str {
 async fn older(env: &Env, now: DateTime<Utc>, previous: &Inputs, open: &HashSet<String>, fetched: &mut Fetched) {
     let mut known: HashSet<String> = fetched.payouts.iter().map(|p| id(p).to_owned()).collect();
     for status in ["pending", "in_transit"] {
-        match env.provider().payouts_in_state(status, now.timestamp()).await {
+        match provider(env).payouts_in_state(status, now.timestamp()).await {
             Ok(payouts) => fetched.payouts.extend(payouts.into_iter().filter(|p| known.insert(id(p).to_owned()))),
             Err(error) => fetched.errors.push(format!("the list of {status} payouts could not be read: {error}")),
         }
@@ -74,7 +77,7 @@ async fn older(env: &Env, now: DateTime<Utc>, previous: &Inputs, open: &HashSet<
     let mut wanted: Vec<String> = open.iter().cloned().chain(carried).filter(|id| known.insert(id.clone())).collect();
     wanted.sort_unstable();
     for wanted in wanted {
-        match env.provider().payout(&wanted).await {
+        match provider(env).payout(&wanted).await {
             Ok(payout) => fetched.payouts.push(payout),
             // It is certain then that there is no such payout: what is said about it stays for a person.
             Err(error) if error.code == Code::NotFound => {}
@@ -106,7 +109,7 @@ async fn members(env: &Env, now: DateTime<Utc>, payout: &Json, previous: &Inputs
     if last && let Some(kept) = kept(env, &id, &state).await {
         return kept;
     }
-    match env.provider().balance_transactions_of_payout(&id).await {
+    match provider(env).balance_transactions_of_payout(&id).await {
         Ok(members) => {
             let members: Vec<Json> = members.iter().map(|t| trimmed(t, Some(&id))).collect();
             if last && let Err(error) = keep(env, &id, &state, &members).await {

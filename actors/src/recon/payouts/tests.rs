@@ -9,6 +9,7 @@ use warp::Filter as _;
 use super::*;
 use crate::{
     domain::ledger::{Applied, Entry, Object},
+    operations::exceptions,
     store::NewEvent,
     testing::{self, Fixture},
 };
@@ -25,10 +26,12 @@ struct Books {
     asked: Vec<String>,
 }
 
-struct World {
-    fixture: Fixture,
+pub(in crate::recon) struct World {
+    pub(in crate::recon) fixture: Fixture,
     books: Arc<Mutex<Books>>,
     runs: u32,
+    /// What the last run told the alerts.
+    check: Option<Check>,
 }
 
 fn answer(books: &Mutex<Books>, path: &str, query: &str) -> (u16, Json) {
@@ -61,7 +64,7 @@ fn answer(books: &Mutex<Books>, path: &str, query: &str) -> (u16, Json) {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(in crate::recon) async fn new() -> Self {
         let books = Arc::new(Mutex::new(Books::default()));
         let shared = books.clone();
         let date = DateTime::from_timestamp(NOW, 0).unwrap().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
@@ -82,11 +85,11 @@ impl World {
             }
         });
         let fixture = testing::reopen_asking(&base, tempfile::tempdir().unwrap(), "2026-09-21T14:13:20Z", "test", |_| {});
-        Self { fixture, books, runs: 0 }
+        Self { fixture, books, runs: 0, check: None }
     }
 
     /// A paid payout of so many days ago with two charges, on both sides.
-    async fn payout(&self, id: &str, days: i64) {
+    pub(in crate::recon) async fn payout(&self, id: &str, days: i64) {
         let at = NOW - days * DAY;
         for n in 0..2 {
             let charge = format!("ch_{id}_{n}");
@@ -153,25 +156,26 @@ impl World {
         self.runs += 1;
         let env = self.fixture.env.clone();
         let run = Run { slot: env.now(), env, run_id: format!("run_{}", self.runs), cause: "manual", asked_by: None, attempt: 1 };
-        let (mut report, json) = reconciled(&run).await.unwrap();
+        let (mut report, json, open) = reconciled(&run).await.unwrap();
         let (kept, packed) = self.fixture.env.store().latest_recon_inputs("payouts").await.unwrap().unwrap();
         assert_eq!(kept, json, "the report is kept with the run");
+        self.check = Some(check(&report, &open));
         (report.ts, report.run_id, report.generated_at) = (None, None, None);
         assert_eq!(recompute(&packed).unwrap(), report, "the kept inputs make the same report");
         report
     }
 
-    fn change(&self, payout: &str, field: &str, value: Json) {
+    pub(in crate::recon) fn change(&self, payout: &str, field: &str, value: Json) {
         let mut books = self.books.lock().unwrap();
         books.payouts.iter_mut().find(|p| p["id"] == payout).unwrap()[field] = value;
     }
 
-    fn refuse(&self, parts: &[&str]) {
+    pub(in crate::recon) fn refuse(&self, parts: &[&str]) {
         self.books.lock().unwrap().refused = parts.iter().map(|part| (*part).to_owned()).collect();
     }
 
     /// How often something was asked for since the last time.
-    fn asked(&self, part: &str) -> usize {
+    pub(in crate::recon) fn asked(&self, part: &str) -> usize {
         let mut books = self.books.lock().unwrap();
         let count = books.asked.iter().filter(|asked| asked.contains(part)).count();
         books.asked.clear();
@@ -310,4 +314,84 @@ async fn the_provider_is_asked_once_before_a_row_is_called_missing() {
     world.run().await;
     let books = world.books.lock().unwrap();
     assert_eq!(books.asked.iter().filter(|a| a.contains("source=ch_gone") || a.contains("source=ch_debit")).count(), 0, "once is enough");
+}
+
+#[tokio::test]
+async fn what_somebody_has_decided_about_is_quiet_and_what_an_incomplete_run_finds_is_not() {
+    let mut world = World::new().await;
+    world.payout("po_1", 5).await;
+    world.payout("po_2", 4).await;
+    world.change("po_1", "amount", json!(2007));
+    let told = |world: &World| world.check.as_ref().unwrap().ok;
+    world.run().await;
+    assert_eq!(told(&world), Some(false));
+    let env = world.fixture.env.clone();
+    for (n, decision) in [exceptions::Decision::Acknowledge, exceptions::Decision::Resolve].into_iter().enumerate() {
+        for e in env.store().open_exceptions("payouts").await.unwrap() {
+            exceptions::decide(&env, &e.id, decision, "the provider was asked", "ana").await.unwrap();
+        }
+        let report = world.run().await;
+        assert_eq!((report.ok, told(&world)), (false, Some(true)), "decision {n}");
+    }
+    world.refuse(&["payout=po_2"]);
+    world.run().await;
+    assert_eq!(told(&world), None, "what was not read may hold anything");
+    world.change("po_1", "amount", json!(2009));
+    world.run().await;
+    assert_eq!(told(&world), Some(false), "it is another difference now, and it is there whatever else was not read");
+}
+
+#[tokio::test]
+async fn a_payout_may_hold_what_waited_for_months() {
+    let mut world = World::new().await;
+    world.payout("po_1", 5).await;
+    world.change("po_1", "amount", json!(2500));
+    world.transaction("txn_waited", "charge", "ch_waited", 500, NOW - 100 * DAY, Some("po_1"));
+    world.ledger(Kind::Charge, "ch_waited", 500, NOW - 100 * DAY, Json::Null).await;
+    world.books.lock().unwrap().transactions.retain(|t| t["id"] != "txn_po_1");
+    world.transaction("txn_po_1", "payout", "po_1", -2500, NOW - 5 * DAY, Some("po_1"));
+    let report = world.run().await;
+    assert_eq!((kinds(&report), report.summary.missing_in_ledger), (vec!["amount_mismatch"], 0), "only our row of the payout is off");
+}
+
+#[tokio::test]
+async fn the_same_data_looked_at_again_are_the_same_reconciliation() {
+    let mut world = World::new().await;
+    world.payout("po_1", 5).await;
+    world.run().await;
+    let (env, run) = (world.fixture.env.clone(), |report: &Report| (report.recon_id.clone(), report.input_digest.clone()));
+    let (previous, open) = before(&env).await.unwrap();
+    let at = |seconds: i64| DateTime::from_timestamp(NOW + seconds, 0).unwrap();
+    let (_, _, now) = judged(&env, at(0), &previous, &open).await.unwrap();
+    let (_, _, later) = judged(&env, at(7), &previous, &open).await.unwrap();
+    assert_eq!(run(&now), run(&later));
+    assert_ne!(now.window, later.window, "the moment is in the window");
+    world.transaction("txn_new", "charge", "ch_new", 5, NOW, None);
+    let (_, _, other) = judged(&env, at(7), &previous, &open).await.unwrap();
+    assert_ne!(run(&other), run(&later));
+}
+
+#[tokio::test]
+async fn what_another_account_had_is_not_fallen_back_on() {
+    let mut world = World::new().await;
+    world.payout("po_1", 5).await;
+    world.run().await;
+    let env = world.fixture.env.clone();
+    let (mut inputs, _) = before(&env).await.unwrap();
+    assert_eq!(inputs.payouts.len(), 1);
+    inputs.provider.name = "live".to_owned();
+    let recon = crate::store::NewRecon {
+        scope: "payouts",
+        run_id: "run_of_live",
+        recon_id: "prun_1",
+        at: env.now(),
+        complete: true,
+        ok: true,
+        inputs: pack(&inputs).unwrap(),
+        report: &json!({}),
+        findings: Vec::new(),
+        gone: Vec::new(),
+    };
+    env.store().record_recon(recon, env.fact("test", "run_of_live", json!({}))).await.unwrap();
+    assert_eq!(before(&env).await.unwrap().0, Inputs::default());
 }
