@@ -10,7 +10,7 @@ use super::{Running, read};
 use crate::{
     alert,
     operations::resume_refunds,
-    store::{NewEvent, RefundIntent},
+    store::{GapRow, NewEvent, RefundIntent},
 };
 
 impl Running {
@@ -316,5 +316,38 @@ async fn a_refund_that_is_gone_at_the_provider_stops_neither_the_look_nor_the_re
         states.push(env.store().refund_intent(id).await.unwrap().unwrap().state);
     }
     assert_eq!(states, ["pending", "failed", "succeeded"]);
+    it.daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_that_could_not_be_taken_over_is_over_once_the_object_has_gone_on() {
+    let it = Running::start(&[]).await;
+    let env = it.daemon.env.clone();
+    let (_, made) = it.post("/api/payments/create-invoice", &json!({"amount_minor": 900, "email": "a@b.c"})).await;
+    let invoice = made["invoice_id"].as_str().unwrap().to_owned();
+    it.until_processed("invoice.finalized", 1).await;
+    let gap = GapRow {
+        id: format!("invoice/{invoice}/new_word"),
+        class: "changed_outside".into(),
+        event_type: "invoice".into(),
+        object_id: Some(invoice.clone()),
+        created: 1,
+        state: "failed".into(),
+        attempts: 1,
+        error: Some("new_word cannot follow open".into()),
+        detail: Some(json!({"ours": "open", "theirs": "new_word"})),
+        found_at: env.now(),
+        ended_at: Some(env.now()),
+    };
+    assert!(env.store().insert_gap(&gap, env.fact("gap.found", &gap.id, json!({}))).await.unwrap());
+    assert_eq!(it.scan(false).await["not_filled"], 1);
+    assert_eq!(alert::list(&env).await.unwrap().len(), 1);
+    env.provider().void_invoice(&invoice, "void").await.unwrap();
+    it.until_processed("invoice.voided", 1).await;
+    assert_eq!(it.scan(false).await["not_filled"], 0);
+    for _ in 0..2 {
+        it.scan(false).await; // as often as an alert is to be seen well before it is over
+    }
+    assert!(alert::list(&env).await.unwrap().is_empty());
     it.daemon.stop().await.unwrap();
 }
