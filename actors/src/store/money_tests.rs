@@ -199,3 +199,12 @@ async fn a_refund_whose_answer_was_lost_is_known_by_its_webhook() {
     assert!(!refused, "a refusal that comes late does not undo it");
     store.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn calls_that_were_never_answered_are_forgotten_too_when_their_keys_are() {
+    let (store, _folder, _) = open();
+    store.call_sent("lost", "/v1/invoices", "aa", now()).await.unwrap();
+    assert_eq!(store.prune_calls(now()).await.unwrap(), 0);
+    assert_eq!(store.prune_calls(now() + TimeDelta::seconds(1)).await.unwrap(), 1);
+    store.close().await.unwrap();
+}
