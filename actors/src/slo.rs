@@ -108,7 +108,7 @@ impl Actor for Slo {
 
     async fn pre_start(&self, myself: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
         myself.cast(Message::Flush)?;
-        if env.config().timer.enabled && canary::is_on(&env) {
+        if env.config().timer.enabled {
             let every = Duration::from_secs(env.config().canary.every_s);
             myself.send_after(every.min(FIRST_TRIAL), || Message::TrialDue);
         }
@@ -174,7 +174,11 @@ impl State {
         }
         let env = self.env.clone();
         self.trial.spawn(async move {
-            let result = canary::run(&env).await;
+            let result = if reply.is_some() || canary::is_on(&env) {
+                canary::run(&env).await
+            } else {
+                canary::take_back_all(&env).await.map(|()| Json::Null) // of the time when it was on
+            };
             if let Err(error) = &result {
                 tracing::warn!(actor = NOUN, %error, "a trial payment could not be made");
             }

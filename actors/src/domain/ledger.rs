@@ -201,8 +201,8 @@ fn entries(kind: &str, at: i64, body: &Value, object: &Object) -> Result<Vec<Ent
         "refund.created" | "refund.updated" if matches!(status, "succeeded" | "pending") => {
             vec![(Kind::Refund, -object.amount, object.created)]
         }
-        "refund.failed" if moved => vec![(Kind::Refund, -object.amount, object.created), (Kind::RefundFailure, object.amount, at)],
-        "refund.failed" => vec![(Kind::RefundFailure, object.amount, at)],
+        // One that waited for the customer was never booked: its failure alone would be money from nowhere.
+        "refund.failed" => vec![(Kind::Refund, -object.amount, object.created), (Kind::RefundFailure, object.amount, at)],
         "refund.updated" if status == "canceled" && moved => {
             vec![(Kind::Refund, -object.amount, object.created), (Kind::RefundFailure, object.amount, at)]
         }

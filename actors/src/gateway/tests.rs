@@ -2,6 +2,7 @@
 //! that is wrong, late, too much or not allowed, and what it is told.
 
 mod access_tests;
+mod canary_tests;
 mod gaps_tests;
 mod ledger_tests;
 mod limits_tests;

@@ -303,6 +303,7 @@ async fn settle(env: &Env, dry_run: bool) -> Result<usize> {
         let (state, error) = match event.as_deref() {
             Some("processed" | "ignored") => ("filled", None),
             Some("failed") => ("failed", error.or(gap.error.clone())),
+            None if has_gone_on(env, &gap).await? => ("filled", None),
             _ => (gap.state.as_str(), gap.error.clone()),
         };
         failed += usize::from(state == "failed");
@@ -313,6 +314,13 @@ async fn settle(env: &Env, dry_run: bool) -> Result<usize> {
         }
     }
     Ok(failed)
+}
+
+/// Whether an object whose change could not be taken over has left the state in which it stood here then.
+async fn has_gone_on(env: &Env, gap: &GapRow) -> Result<bool> {
+    let Some(id) = gap.object_id.as_deref().filter(|_| gap.class == "changed_outside") else { return Ok(false) };
+    let ours = gap.detail.as_ref().and_then(|d| d["ours"].as_str());
+    Ok(env.store().object(&gap.event_type, id).await?.is_some_and(|object| Some(object.status.as_str()) != ours))
 }
 
 /// A gap as the API and the command line show it.

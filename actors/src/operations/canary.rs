@@ -1,6 +1,6 @@
 //! A trial payment from end to end: make an invoice, pay it, wait for the webhook's effect, refund it, wait for that. Called by the slo actor
-//! as a schedule says and by hand. Its latency is a service level of its own. Whatever one leaves behind when it fails is taken back by the
-//! next one; a trial payment is never what refund-last takes for the last payment.
+//! as a schedule says and by hand. Its latency is a service level of its own. Whatever one leaves behind when it fails is taken back at
+//! once, or by the next one or the next start; a trial payment is never what refund-last takes for the last payment.
 
 use std::time::Duration;
 
@@ -56,9 +56,7 @@ pub async fn run(env: &Env) -> Result<Json> {
     if super::demo::is_being_made(env).await? {
         return Err(Error::conflict("demo_running", "the demo business is being made, in the past: no trial payments meanwhile"));
     }
-    for left in store.untidy_canaries().await? {
-        tidy(env, left).await?;
-    }
+    take_back_all(env).await?;
     store.prune_canaries(env.now() - KEPT).await?;
     let id = format!("can_{}", uuid::Uuid::now_v7().simple());
     store.insert_canary(&id, env.now()).await?;
@@ -73,7 +71,19 @@ pub async fn run(env: &Env) -> Result<Json> {
     store.end_canary(&row, env.fact("canary.ended", &row.id, data)).await?;
     measured(env, &row);
     alert::evaluate(env, vec![check(env, &row)]).await?;
-    Ok(view(&row))
+    let told = view(&row);
+    if outcome.is_err() {
+        tidy(env, row).await?; // at once: there may be no next one for long
+    }
+    Ok(told)
+}
+
+/// Takes back what trial payments left behind, also when none are made any more.
+pub async fn take_back_all(env: &Env) -> Result<()> {
+    for left in env.store().untidy_canaries().await? {
+        tidy(env, left).await?;
+    }
+    Ok(())
 }
 
 async fn pay_and_refund(env: &Env, row: &mut CanaryRow) -> Result<()> {
@@ -130,7 +140,13 @@ async fn step(env: &Env, row: &mut CanaryRow, step: &str) -> Result<()> {
 async fn customer(env: &Env) -> Result<String> {
     if let Some(id) = customer_id(env).await? {
         match env.provider().get(&format!("/v1/customers/{id}"), &[]).await {
-            Ok(answer) if answer.body["deleted"] != true => return Ok(id),
+            Ok(answer) if answer.body["deleted"] != true => {
+                let has_card = answer.body["invoice_settings"]["default_payment_method"].is_string();
+                if !has_card && env.config().canary.customer.is_empty() {
+                    give_card(env, &id).await?; // the attempt that made this customer was cut off
+                }
+                return Ok(id);
+            }
             Ok(_) => {}
             Err(error) if error.code == Code::NotFound => {} // the sandbox was reset
             Err(error) => return Err(by_provider(error)),
@@ -139,12 +155,16 @@ async fn customer(env: &Env) -> Result<String> {
     if !env.config().canary.customer.is_empty() {
         return Err(Error::invalid("canary_customer", "the customer in canary.customer does not exist at the provider"));
     }
-    let key = format!("ep-canary-{}", files::random_hex(8));
-    let made = env.provider().create_customer(EMAIL, &key).await.map_err(by_provider)?;
+    let made = env.provider().create_customer(EMAIL, &format!("ep-canary-{}", files::random_hex(8))).await.map_err(by_provider)?;
     let id = id_of(&made)?;
     env.store().set_meta(CUSTOMER, &id).await?;
-    env.provider().attach_payment_method(&id, "pm_card_visa", &format!("{key}-card")).await.map_err(by_provider)?;
+    give_card(env, &id).await?;
     Ok(id)
+}
+
+async fn give_card(env: &Env, customer: &str) -> Result<()> {
+    let key = format!("ep-canary-card-{}", files::random_hex(8));
+    env.provider().attach_payment_method(customer, "pm_card_visa", &key).await.map(drop).map_err(by_provider)
 }
 
 async fn charge_of(env: &Env, invoice: &str) -> Result<Option<String>> {
@@ -169,7 +189,7 @@ async fn took_effect(env: &Env, after: i64, event_type: &str, object: &str) -> R
     Ok(())
 }
 
-/// Takes back what a trial payment left behind that failed or was cut off: a draft or an open invoice is voided, a payment refunded.
+/// Takes back what a trial payment left behind that failed or was cut off: a draft is deleted, an open invoice voided, a payment refunded.
 /// What cannot be taken back now is tried again next time.
 async fn tidy(env: &Env, mut row: CanaryRow) -> Result<()> {
     match take_back(env, &row).await {
@@ -195,10 +215,7 @@ async fn take_back(env: &Env, row: &CanaryRow) -> Result<()> {
         Err(error) => return Err(error),
     };
     match now["status"].as_str() {
-        Some("draft") => {
-            provider.finalize_invoice(invoice, &key("finalize")).await?;
-            provider.void_invoice(invoice, &key("void")).await.map(drop)
-        }
+        Some("draft") => provider.delete(&format!("/v1/invoices/{invoice}")).await.map(drop),
         Some("open" | "uncollectible") => provider.void_invoice(invoice, &key("void")).await.map(drop),
         Some("paid") => {
             let Some(charge) = charge_of(env, invoice).await? else { return Ok(()) };

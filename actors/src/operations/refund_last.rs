@@ -308,15 +308,17 @@ async fn carry_on_unfinished(env: &Env, charge: &Json, asked: &Asked) -> Result<
 
 /// Brings an intent without an outcome to its end: reads what the provider has before anything is asked of it again.
 pub(super) async fn resume(env: &Env, intent: &RefundIntent, asked_by: &str) -> Result<Json> {
-    let result = if let Some(refund) = made(env, intent).await.map_err(by_provider)? {
+    let result = if let Some(refund) = there(made(env, intent).await)?.flatten() {
         succeeded(env, intent, &refund, true, asked_by).await
     } else {
-        let charge = env.provider().charge(&intent.charge).await.map_err(by_provider)?;
-        let before = refunded_before(intent);
-        if before.is_some() && charge["amount_refunded"].as_i64() == before {
+        let charge = there(env.provider().charge(&intent.charge).await)?;
+        let (before, now) = (refunded_before(intent), charge.as_ref().and_then(|c| c["amount_refunded"].as_i64()));
+        if before.is_some() && now == before {
             finish(env, intent, asked_by).await
         } else {
-            let error = failed(env, intent, nothing("the payment was refunded otherwise meanwhile"), asked_by).await?;
+            let why =
+                if charge.is_some() { "the payment was refunded otherwise meanwhile" } else { "the provider has no such payment any more" };
+            let error = failed(env, intent, nothing(why), asked_by).await?;
             // That it was not made is known by now, though the call itself was never answered.
             env.store().call_answered(&intent.id, 409, None, None, env.now()).await?;
             Err(error)
@@ -326,6 +328,15 @@ pub(super) async fn resume(env: &Env, intent: &RefundIntent, asked_by: &str) -> 
         env.store().keep_answer(OPERATION, key, answer).await?;
     }
     result
+}
+
+/// What the provider has, or nothing: test data can be cleared at any time.
+fn there<T>(answered: Result<T>) -> Result<Option<T>> {
+    match answered {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.code == Code::NotFound => Ok(None),
+        Err(error) => Err(by_provider(error)),
+    }
 }
 
 /// The refund that was made for this intent: the one that carries its id. One without any such mark (made by an older program) counts

@@ -27,7 +27,7 @@ const OBJECT: &str = "INSERT INTO provider_object (kind, id, livemode, status, r
     OR (excluded.event_created = provider_object.event_created AND excluded.rank > provider_object.rank)))";
 /// A refund of ours takes the state that the refund at the provider has by now, whichever event or answer brought it. One that failed
 /// after it had succeeded says so, and may be made again.
-const INTENT: &str = "UPDATE refund_intent SET refund_id = ?1, updated_at = ?3,
+pub(super) const INTENT: &str = "UPDATE refund_intent SET refund_id = ?1, updated_at = ?3,
     state = (SELECT CASE WHEN o.status = 'succeeded' THEN 'succeeded' WHEN o.status IN ('failed', 'canceled') THEN 'failed' ELSE 'pending' END
       FROM provider_object o WHERE o.kind = 'refund' AND o.id = ?1)
     WHERE (id = ?2 OR refund_id = ?1) AND EXISTS (SELECT 1 FROM provider_object o WHERE o.kind = 'refund' AND o.id = ?1)";
@@ -35,6 +35,12 @@ const INTENT: &str = "UPDATE refund_intent SET refund_id = ?1, updated_at = ?3,
 /// The refund is there, so the call that asked for it was heard, though its own answer was lost.
 const CALL: &str =
     "UPDATE provider_call SET state = 'answered', status = 200, object_id = ?2, answered_at = ?3 WHERE key = ?1 AND state = 'sent'";
+
+/// In the words of the index `provider_object_open`.
+pub(super) const OPEN: &str =
+    "SELECT kind, id, status, body FROM provider_object WHERE kind = ?1 AND livemode = ?2 AND event_created < ?3 AND id > ?4
+    AND status IN ('draft', 'open', 'pending', 'requires_action', 'in_transit', 'needs_response', 'under_review',
+    'warning_needs_response', 'warning_under_review', 'appeal_needs_response', 'appeal_under_review') ORDER BY id LIMIT ?5";
 
 /// Where something to be booked comes from.
 #[derive(Clone, Copy, Debug)]
@@ -119,10 +125,7 @@ impl Store {
     /// Objects of a kind in one of the states that are on their way, last heard of before `before` (the provider's clock): after `after` in the
     /// order of ids, at most `limit`, so that a bounded look goes round.
     pub async fn open_objects(&self, kind: &str, livemode: bool, before: i64, after: &str, limit: i64) -> Result<Vec<OpenObjectRow>> {
-        let sql = "SELECT kind, id, status, body FROM provider_object WHERE kind = ?1 AND livemode = ?2 AND event_created < ?3 AND id > ?4
-            AND status IN ('draft', 'open', 'pending', 'requires_action', 'in_transit', 'needs_response', 'under_review',
-            'warning_needs_response', 'warning_under_review', 'appeal_needs_response', 'appeal_under_review') ORDER BY id LIMIT ?5";
-        let rows = self.engine.read(sql, vec![kind.into(), livemode.into(), before.into(), after.into(), limit.into()]).await?;
+        let rows = self.engine.read(OPEN, vec![kind.into(), livemode.into(), before.into(), after.into(), limit.into()]).await?;
         rows.iter()
             .map(|r| Ok(OpenObjectRow { kind: r.text(0)?.into(), id: r.text(1)?.into(), status: r.text(2)?.into(), body: r.json(3)? }))
             .collect()

@@ -1,5 +1,5 @@
 //! What we asked the provider to change, by idempotency key: written before it was asked, noted when it was answered, so that a crash
-//! leaves a row that says what may have happened. The daemon hands this to the client; old answered rows are pruned.
+//! leaves a row that says what may have happened. The daemon hands this to the client; old rows are pruned.
 
 use chrono::{DateTime, Utc};
 
@@ -57,9 +57,10 @@ impl Store {
         self.engine.read(sql, vec![before.into(), limit.into()]).await?.iter().map(row).collect()
     }
 
-    /// Forgets calls that were answered before `before`; the provider has forgotten their keys long since. Answers how many.
+    /// Forgets calls that were answered, or sent and never answered, before `before`; the provider has forgotten their keys long since.
+    /// Answers how many.
     pub async fn prune_calls(&self, before: DateTime<Utc>) -> Result<u64> {
-        let sql = "DELETE FROM provider_call WHERE state = 'answered' AND answered_at < ?1";
+        let sql = "DELETE FROM provider_call WHERE sent_at < ?1 AND (state = 'sent' OR answered_at < ?1)";
         Ok(self.engine.write(Batch::new().sql(sql, vec![before.into()])).await?.affected(0))
     }
 }

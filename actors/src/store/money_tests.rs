@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value as Json, json};
 
-use super::{MIGRATIONS, Origin, RefundEnd, RefundIntent, Store, engine::Fact};
+use super::{
+    MIGRATIONS, Origin, RefundEnd, RefundIntent, Store,
+    booking::{INTENT as FOLLOW, OPEN},
+    engine::Fact,
+};
 use crate::domain::ledger::{self, STATES, level};
 
 fn now() -> DateTime<Utc> {
@@ -198,4 +202,29 @@ async fn a_refund_whose_answer_was_lost_is_known_by_its_webhook() {
     let refused = store.refuse_refund_intent(INTENT, &json!({"ok": false}), now(), fact("refund.result")).await.unwrap();
     assert!(!refused, "a refusal that comes late does not undo it");
     store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_that_were_never_answered_are_forgotten_too_when_their_keys_are() {
+    let (store, _folder, _) = open();
+    store.call_sent("lost", "/v1/invoices", "aa", now()).await.unwrap();
+    assert_eq!(store.prune_calls(now()).await.unwrap(), 0);
+    assert_eq!(store.prune_calls(now() + TimeDelta::seconds(1)).await.unwrap(), 1);
+    store.close().await.unwrap();
+}
+
+#[test]
+fn what_every_look_and_every_refund_asks_for_is_found_by_an_index_and_not_by_a_walk() {
+    let db = rusqlite::Connection::open_in_memory().unwrap();
+    for sql in MIGRATIONS {
+        db.execute_batch(sql).unwrap();
+    }
+    let plan = |sql: &str| {
+        let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let nothing = vec![rusqlite::types::Null; statement.parameter_count()];
+        let rows = statement.query_map(rusqlite::params_from_iter(nothing), |row| row.get::<_, String>(3)).unwrap();
+        rows.map(Result::unwrap).collect::<Vec<_>>().join("\n")
+    };
+    assert!(plan(OPEN).contains("USING INDEX provider_object_open"), "{}", plan(OPEN));
+    assert!(!plan(FOLLOW).contains("SCAN"), "{}", plan(FOLLOW));
 }

@@ -32,7 +32,7 @@ fn every_event_that_moves_money_adds_its_row() {
         ("refund.created", thing("re_1", json!({"charge": "ch_1"})), vec![("refund", -1000, 50)]),
         ("refund.updated", thing("re_1", json!({"status": "pending"})), vec![("refund", -1000, 50)]),
         ("refund.created", thing("re_1", json!({"status": "requires_action"})), vec![]),
-        ("refund.failed", thing("re_1", json!({"status": "failed"})), vec![("refund_failure", 1000, 90)]),
+        ("refund.failed", thing("re_1", json!({"status": "failed"})), vec![("refund", -1000, 50), ("refund_failure", 1000, 90)]),
         ("charge.dispute.created", thing("dp_1", json!({"status": "needs_response"})), vec![]),
         ("charge.dispute.funds_withdrawn", thing("dp_1", json!({"status": "needs_response"})), vec![("dispute", -1000, 90)]),
         ("charge.dispute.funds_reinstated", thing("dp_1", json!({"status": "won"})), vec![("dispute_reversal", 1000, 90)]),

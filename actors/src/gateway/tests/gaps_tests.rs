@@ -7,7 +7,11 @@ use reqwest::Method;
 use serde_json::{Value as Json, json};
 
 use super::{Running, read};
-use crate::{alert, store::NewEvent};
+use crate::{
+    alert,
+    operations::resume_refunds,
+    store::{GapRow, NewEvent, RefundIntent},
+};
 
 impl Running {
     async fn control(&self, method: Method, path: &str, body: &Json) -> Json {
@@ -271,5 +275,79 @@ async fn two_events_for_one_fact_add_nothing_twice_and_the_list_can_leave_the_se
     assert_eq!((&both["count"], &both["webhooks"][0]["same_fact_as"]), (&json!(2), &json!(first)), "{both}");
     let (_, distinct) = it.get(&format!("/api/payments/webhooks?object_id={charge}&type=charge.succeeded&distinct=1")).await;
     assert_eq!((&distinct["count"], &distinct["webhooks"][0]["event_id"]), (&json!(1), &json!(first)), "{distinct}");
+    it.daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refund_that_is_gone_at_the_provider_stops_neither_the_look_nor_the_refunds_after_it() {
+    let it = Running::start(&[]).await;
+    let env = it.daemon.env.clone();
+    let charge = it.charge(5000, "stays").await;
+    let mut intents = Vec::new();
+    for (charge, minutes) in [("ch_gone", 4), ("ch_gone_too", 3), (charge.as_str(), 2)] {
+        let intent = RefundIntent {
+            id: format!("ep-refund-{charge}-0-5000"),
+            caller_key: None,
+            charge: charge.into(),
+            payment_intent: None,
+            amount: 5000,
+            currency: "usd".into(),
+            reason: None,
+            state: "intended".into(),
+            refund_id: None,
+            answer: None,
+            created_at: chrono::DateTime::UNIX_EPOCH,
+        };
+        let at = env.now() - chrono::TimeDelta::minutes(minutes);
+        assert!(env.store().insert_refund_intent(&intent, at, env.fact("refund.intent", &intent.id, json!({}))).await.unwrap());
+        intents.push(intent.id);
+    }
+    let mut pending = env.provider().get("/v1/balance", &[]).await.unwrap();
+    pending.body = json!({
+        "id": "re_gone", "object": "refund", "status": "pending", "amount": 5000, "currency": "usd", "created": 10, "charge": "ch_gone",
+        "metadata": {"echopilot_intent": intents[0]},
+    });
+    crate::operations::book_answer(&env, &pending).await.unwrap();
+
+    assert_eq!(it.scan(false).await["not_filled"], 0);
+    assert_eq!(resume_refunds::resume_open_intents(&env).await.unwrap(), 1, "the one whose charge is there");
+    let mut states = Vec::new();
+    for id in &intents {
+        states.push(env.store().refund_intent(id).await.unwrap().unwrap().state);
+    }
+    assert_eq!(states, ["pending", "failed", "succeeded"]);
+    it.daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_that_could_not_be_taken_over_is_over_once_the_object_has_gone_on() {
+    let it = Running::start(&[]).await;
+    let env = it.daemon.env.clone();
+    let (_, made) = it.post("/api/payments/create-invoice", &json!({"amount_minor": 900, "email": "a@b.c"})).await;
+    let invoice = made["invoice_id"].as_str().unwrap().to_owned();
+    it.until_processed("invoice.finalized", 1).await;
+    let gap = GapRow {
+        id: format!("invoice/{invoice}/new_word"),
+        class: "changed_outside".into(),
+        event_type: "invoice".into(),
+        object_id: Some(invoice.clone()),
+        created: 1,
+        state: "failed".into(),
+        attempts: 1,
+        error: Some("new_word cannot follow open".into()),
+        detail: Some(json!({"ours": "open", "theirs": "new_word"})),
+        found_at: env.now(),
+        ended_at: Some(env.now()),
+    };
+    assert!(env.store().insert_gap(&gap, env.fact("gap.found", &gap.id, json!({}))).await.unwrap());
+    assert_eq!(it.scan(false).await["not_filled"], 1);
+    assert_eq!(alert::list(&env).await.unwrap().len(), 1);
+    env.provider().void_invoice(&invoice, "void").await.unwrap();
+    it.until_processed("invoice.voided", 1).await;
+    assert_eq!(it.scan(false).await["not_filled"], 0);
+    for _ in 0..2 {
+        it.scan(false).await; // as often as an alert is to be seen well before it is over
+    }
+    assert!(alert::list(&env).await.unwrap().is_empty());
     it.daemon.stop().await.unwrap();
 }

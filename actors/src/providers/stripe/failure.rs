@@ -13,6 +13,9 @@ use super::{LONGEST_RETRY_AFTER_S, SHORTEST_WAIT, header};
 use crate::error::{Code, Error};
 
 pub(super) fn should_retry(method: &Method, status: StatusCode, headers: &HeaderMap) -> bool {
+    if status == StatusCode::TOO_MANY_REQUESTS && asked_wait_s(headers).is_some_and(|seconds| seconds > LONGEST_RETRY_AFTER_S) {
+        return false;
+    }
     match header(headers, "stripe-should-retry") {
         Some("true") => true,
         Some("false") => false,
@@ -23,8 +26,12 @@ pub(super) fn should_retry(method: &Method, status: StatusCode, headers: &Header
 }
 
 pub(super) fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = header(headers, RETRY_AFTER.as_str())?.parse().ok()?;
+    let seconds = asked_wait_s(headers)?;
     (status == StatusCode::TOO_MANY_REQUESTS && seconds <= LONGEST_RETRY_AFTER_S).then(|| Duration::from_secs(seconds).max(SHORTEST_WAIT))
+}
+
+fn asked_wait_s(headers: &HeaderMap) -> Option<u64> {
+    header(headers, RETRY_AFTER.as_str())?.parse().ok()
 }
 
 pub(super) fn provider_error(status: StatusCode, headers: &HeaderMap, body: Option<&Value>, request_id: Option<String>) -> Error {
@@ -36,8 +43,7 @@ pub(super) fn provider_error(status: StatusCode, headers: &HeaderMap, body: Opti
         401 | 403 => Error::new(Code::Forbidden, reason, message),
         404 => Error::new(Code::NotFound, reason, message),
         429 => {
-            let wait = header(headers, RETRY_AFTER.as_str()).and_then(|v| v.parse().ok()).unwrap_or(1);
-            let mut error = Error::limited(message, wait);
+            let mut error = Error::limited(message, asked_wait_s(headers).unwrap_or(1));
             error.reason = reason.into();
             error
         }

@@ -307,3 +307,11 @@ fn waits_stay_between_half_a_second_and_five() {
         assert!((SHORTEST_WAIT..=Duration::from_secs(5)).contains(&wait), "{wait:?}");
     }
 }
+
+#[tokio::test]
+async fn a_longer_wait_than_we_take_is_left_to_the_caller_and_not_cut_short() {
+    let (base, story) = server(vec![(429, "Retry-After: 31\r\n", json!({})), (200, "", json!({"id": "x"}))]).await;
+    let error = client(&base, "sk_test_1").get("/v1/balance", &[]).await.unwrap_err();
+    assert_eq!((error.code, error.retry_after_s), (Code::Limited, Some(31)));
+    assert_eq!(told(&story).len(), 1);
+}
