@@ -42,6 +42,7 @@ pub(super) fn routes(shell: &Shell) -> BoxedFilter<(warp::reply::Response,)> {
 
 struct Running {
     daemon: Daemon,
+    clock: Clock,
     http: reqwest::Client,
     _folder: tempfile::TempDir,
 }
@@ -64,9 +65,10 @@ impl Running {
             environment.insert(format!("ECHOPILOT__{name}"), (*value).to_owned());
         }
         let config = Config::load(None, &environment).unwrap();
-        let daemon = Daemon::start(config, &environment, Mode::Serve, Clock::default()).await.unwrap();
+        let clock = Clock::default();
+        let daemon = Daemon::start(config, &environment, Mode::Serve, clock.clone()).await.unwrap();
         let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap();
-        Self { daemon, http, _folder: folder }
+        Self { daemon, clock, http, _folder: folder }
     }
 
     fn url(&self, path: &str) -> String {

@@ -30,6 +30,8 @@ const FULL: TimeDelta = TimeDelta::days(1);
 const AGAIN: Duration = Duration::from_secs(30);
 /// How often one failed event is put back by looks; after that it is a person's.
 const ATTEMPTS: i64 = 3;
+/// After so long without a look nobody knows what is missing, and somebody is told.
+const BLIND: TimeDelta = TimeDelta::hours(1);
 /// What was filled is processed within this time, or the next look sees what became of it.
 const PROCESSING: Duration = Duration::from_secs(10);
 /// Gaps that one answer lists.
@@ -109,10 +111,40 @@ async fn keep_looking(env: Env, at_work: Arc<Mutex<()>>) {
                     tracing::warn!(actor = NOUN, %error, "the events received could not be compared with the provider's");
                 }
                 complained = true;
+                if let Err(error) = say_if_blind(&env, &error).await {
+                    tracing::warn!(actor = NOUN, %error, "the alerts were not told that nothing can be compared");
+                }
                 AGAIN.min(every)
             }
         };
         tokio::time::sleep(wait).await;
+    }
+}
+
+async fn say_if_blind(env: &Env, error: &Error) -> Result<()> {
+    let last: Option<Json> = env.store().meta(LAST).await?.and_then(|t| serde_json::from_str(&t).ok());
+    let last = last.and_then(|l| l["at"].as_str()?.parse::<DateTime<Utc>>().ok());
+    let since = last.map_or(env.started_at(), |at| at.max(env.started_at()));
+    let limit = BLIND.max(TimeDelta::seconds(i64::try_from(3 * env.config().recon.gap_every_s).unwrap_or(i64::MAX / 1000)));
+    if env.now() - since > limit {
+        alert::evaluate(env, vec![sight(Some((since, error)))]).await?;
+    }
+    Ok(())
+}
+
+/// Whether the provider's events can be compared with ours; `blind` is since when not, and why.
+fn sight(blind: Option<(DateTime<Utc>, &Error)>) -> Check {
+    Check {
+        name: "webhook_gap_finder".into(),
+        system: "payments",
+        ok: Some(blind.is_none()),
+        severity: Severity::Critical,
+        value: None,
+        threshold: format!("a look within {} min", BLIND.num_minutes()),
+        reason: blind.map_or_else(
+            || "the provider's events are compared with ours".into(),
+            |(since, error)| format!("the provider's events could not be compared with ours since {}: {}", rfc3339(since), error.message),
+        ),
     }
 }
 
@@ -181,7 +213,7 @@ async fn look(env: &Env, full: bool, dry_run: bool) -> Result<Json> {
         store.prune_calls(env.now() - KEPT).await?;
     }
     store.set_meta(LAST, &report.to_string()).await?;
-    if let Err(error) = alert::evaluate(env, vec![check(failed)]).await {
+    if let Err(error) = alert::evaluate(env, vec![check(failed), sight(None)]).await {
         tracing::warn!(actor = NOUN, %error, "the alerts were not told of the gaps");
     }
     Ok(report)

@@ -13,6 +13,9 @@ use crate::{
 /// A reason is a sentence, not a file.
 const LONGEST_REASON: usize = 1000;
 
+/// In minor units. A slip of the keys stays in the ledger for ever: thousands of these do not make its sums overflow.
+const LARGEST: u64 = 1_000_000_000_000_000;
+
 /// What a caller asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -31,9 +34,11 @@ impl Asked {
             let given = body[name].as_str().map(str::trim).filter(|t| !t.is_empty() && t.len() <= LONGEST_REASON);
             given.map(str::to_owned).ok_or_else(|| Error::field(name, format!("{name} must be a text of up to {LONGEST_REASON} bytes")))
         };
-        let amount = body["amount_minor"].as_i64().filter(|a| *a != 0 && *a > i64::MIN);
-        let amount_minor = amount
-            .ok_or_else(|| Error::field("amount_minor", "amount_minor must be what is added to the row: a whole number other than 0"))?;
+        let amount = body["amount_minor"].as_i64().filter(|a| (1..=LARGEST).contains(&a.unsigned_abs()));
+        let amount_minor = amount.ok_or_else(|| {
+            let say = format!("amount_minor must be what is added to the row: a whole number other than 0, of at most {LARGEST}");
+            Error::field("amount_minor", say)
+        })?;
         Ok(Self { corrects: text("corrects")?, amount_minor, reason: text("reason")?, asked_by: asked_by.to_owned() })
     }
 }

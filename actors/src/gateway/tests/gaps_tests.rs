@@ -351,3 +351,30 @@ async fn a_change_that_could_not_be_taken_over_is_over_once_the_object_has_gone_
     assert!(alert::list(&env).await.unwrap().is_empty());
     it.daemon.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_finder_that_can_not_look_for_an_hour_is_an_alert_until_it_can() {
+    let it = Running::start(&[("RECON__GAP_EVERY_S", "1")]).await;
+    let env = it.daemon.env.clone();
+    let firing = || async {
+        let alerts = alert::list(&env).await.unwrap();
+        alerts.iter().any(|a| a.name == "webhook_gap_finder" && a.reason.contains("could not be compared"))
+    };
+    it.chaos(&json!({"fail_page": 1_000_000})).await;
+    for wanted in [true, false] {
+        let mut holds = false;
+        for _ in 0..1500 {
+            holds = firing().await == wanted;
+            if holds {
+                break;
+            }
+            if wanted {
+                it.clock.set(env.now() + chrono::TimeDelta::minutes(1)); // on and on: a look that was under way may still be a good one
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(holds, "firing: {wanted}");
+        it.chaos(&json!({"fail_page": 0})).await;
+    }
+    it.daemon.stop().await.unwrap();
+}

@@ -75,6 +75,7 @@ async fn a_correction_is_a_row_of_its_own_counted_once_and_reconciled_with_what_
         ("k3", json!({"corrects": correction, "amount_minor": 1, "reason": "x"}), 422),
         ("k3", json!({"corrects": "le_none", "amount_minor": 1, "reason": "x"}), 404),
         ("k3", json!({"corrects": id, "amount_minor": 0, "reason": "x"}), 422),
+        ("k3", json!({"corrects": id, "amount_minor": i64::MAX - 10_000, "reason": "every later sum would overflow"}), 422),
         ("k3", json!({"corrects": id, "amount_minor": 1.5, "reason": "x"}), 422),
         ("k3", json!({"corrects": id, "amount_minor": 1, "reason": " "}), 422),
     ] {
