@@ -198,7 +198,7 @@ function drawPayouts() {
   setPill(byId("payouts"), all.length ? (wrong ? `${count(wrong, "payout")} to look at` : `All ${all.length} in order`) : "", wrong ? "bad" : "ok");
   fill(body("payouts"), [shown, [...members.keys()]], () =>
     shown.length ? shown.flatMap((p) => [el("tr", {},
-      el("th", { scope: "row" }, mono(p.id), el("small", {}, "made ", time(p.created))),
+      el("th", { scope: "row" }, mono(p.id), el("small", {}, `made ${utc(toDate(p.created))}`)),
       el("td", { "data-label": "State" }, el("div.inline", {}, pill(words(p.status), PAYOUT_TONES[p.status] ?? "bad"), p.exceptions.length ? el("small", {}, count(p.exceptions.length, "exception")) : null)),
       el("td.nowrap", { "data-label": "Arrives" }, day(p.arrival_date)),
       el("td.num", { "data-label": "Amount" }, money(p.amount, p.currency)),

@@ -153,6 +153,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn runs_are_forgotten_after_half_a_year_and_what_they_found_is_not() {
+        let fixture = testing::fixture("2026-03-01T10:00:00Z");
+        found(&fixture, "run_1", &[("exc_a", "1|2|usd")], &[]).await;
+        fixture.clock.set("2026-09-01T10:00:00Z".parse().unwrap());
+        found(&fixture, "run_2", &[], &[]).await;
+        let kept = rusqlite::Connection::open(fixture.env.config().database_path()).unwrap();
+        let runs: String = kept.query_row("SELECT group_concat(run_id) FROM recon_run", [], |row| row.get(0)).unwrap();
+        assert_eq!((runs.as_str(), status(&fixture, "exc_a").await.as_str()), ("run_2", "open"));
+    }
+
+    #[tokio::test]
     async fn a_decision_needs_a_reason_an_exception_and_a_state_that_allows_it() {
         let fixture = testing::fixture("2026-03-01T10:00:00Z");
         let env = &fixture.env;

@@ -94,14 +94,19 @@ fn findings(report: &Report) -> Vec<Finding> {
     report.exceptions.iter().map(finding).collect()
 }
 
-/// Whether this run would have found an exception again: it saw the invoice or the charge. A missing number is found when somebody has it.
+/// Whether this run would have found an exception again: it saw the invoice and the charge, and what was compared with the ledger is not too
+/// old for that. A missing number is found when somebody has it.
 fn was_looked_at(input: &Input, looked_at: &BTreeSet<String>, body: &Json) -> bool {
+    use finance::ExceptionKind as Kind;
     let text = |name: &str| body[name].as_str();
-    if body["kind"] == finance::ExceptionKind::NumberGap.as_str() {
+    if body["kind"] == Kind::NumberGap.as_str() {
         let numbers = input.invoices.iter().map(|i| &i.number).chain(input.local.iter().map(|l| &l.number));
         return numbers.flatten().any(|number| Some(number.as_str()) == text("source_id"));
     }
-    text("invoice_id").or(text("charge_id")).is_none_or(|id| looked_at.contains(id))
+    let seen = |name: &str| text(name).is_none_or(|id| looked_at.contains(id));
+    let in_ledger = [Kind::MissingInLedger, Kind::AmountMismatch].iter().any(|kind| body["kind"] == kind.as_str());
+    let compared = |id: &str| input.charges.iter().any(|c| c.id == id && c.created >= input.window_from);
+    seen("invoice_id") && seen("charge_id") && text("charge_id").filter(|_| in_ledger).is_none_or(compared)
 }
 
 /// The input, so that the run can be repeated without the provider.
@@ -342,4 +347,26 @@ impl Reading<'_> {
 fn read_payout(payout: &Json) -> Result<(String, String, i64), String> {
     let text = |name: &str| payout[name].as_str().map(str::to_lowercase).ok_or_else(|| format!("{name} is missing"));
     Ok((text("status")?, text("currency")?, payout["amount"].as_i64().ok_or("amount is missing")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_was_too_old_to_be_compared_is_not_over() {
+        let charge = |id: &str, created| Charge { id: id.into(), created, ..Charge::default() };
+        let input = Input { charges: vec![charge("ch_old", 5), charge("ch_new", 15)], window_from: 10, ..Input::default() };
+        let looked_at: BTreeSet<String> = ["ch_old", "ch_new", "in_1"].map(str::to_owned).into();
+        let over = |kind: &str, invoice: Option<&str>, charge: Option<&str>| {
+            was_looked_at(&input, &looked_at, &json!({"kind": kind, "invoice_id": invoice, "charge_id": charge}))
+        };
+        assert!(over("missing_in_ledger", Some("in_1"), Some("ch_new")) && !over("missing_in_ledger", Some("in_1"), Some("ch_old")));
+        assert!(over("disputed_paid", Some("in_1"), Some("ch_old")) && !over("payment_without_invoice", Some("in_1"), Some("ch_gone")));
+        assert!(
+            over("open_past_due", Some("in_1"), None) && !over("open_past_due", Some("in_2"), None) && over("balance_drift", None, None)
+        );
+    }
 }

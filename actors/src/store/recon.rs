@@ -1,6 +1,6 @@
 //! Reconciliation runs with their inputs, and the exceptions: when they were first and last seen, and what a person decided about them.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value as Json;
 
 use super::{
@@ -8,6 +8,9 @@ use super::{
     engine::{Batch, Fact, Row},
 };
 use crate::error::Result;
+
+/// Runs older than this are forgotten with both their sides; the archives stay.
+const KEPT_DAYS: i64 = 180;
 
 #[derive(Clone, Debug)]
 pub struct ExceptionRow {
@@ -144,6 +147,8 @@ impl Store {
         for id in &recon.gone {
             batch = batch.sql(GONE, vec![id.as_str().into(), recon.at.into(), recon.run_id.into()]);
         }
+        let old = vec![recon.scope.into(), (recon.at - TimeDelta::days(KEPT_DAYS)).into()];
+        batch = batch.sql("DELETE FROM recon_run WHERE kind = ?1 AND at < ?2", old);
         self.engine.write(batch.journal(fact)).await?;
         let after = self.open_exceptions(recon.scope).await?;
         Ok((after.iter().filter(|e| !before.contains(&e.id)).count(), recon.gone.len()))
