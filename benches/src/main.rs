@@ -2,6 +2,7 @@
 //! `benches/run` with the path of the daemon's program. Every load is bounded in count; nothing here passes or fails.
 
 mod daemon;
+mod demo;
 mod flood;
 mod lateness;
 mod load;
@@ -39,6 +40,9 @@ async fn main() {
     }
     if wanted("flood") {
         flood::flood(what, quick).await;
+    }
+    if wanted("demo") {
+        demo::figures(what).await;
     }
     if wanted("reconcile") {
         let what = what.clone();

@@ -253,7 +253,7 @@ function showGaps(answer) {
   setPill(byId("gaps"), failed ? `${failed} not filled` : last ? "None open" : "", failed ? "bad" : "ok");
   fill(body("gaps"), answer, () => [
     el("dl.pairs", {}, [["Never delivered", counts.never_delivered], ["Failed here", counts.failed_here], ["Changed outside", counts.changed_outside]].flatMap(([label, states]) => [el("dt", {}, label), el("dd", {}, String(sum(states)))])),
-    el("p.muted", {}, last ? ["Looked ", time(last.at)] : "Not looked yet", ", found events are filled in by themselves."),
+    el("p.muted", {}, last ? [`${count(last.looked_at, "event")} compared `, time(last.at), ". What is missing is filled in by itself."] : "Not looked yet."),
     ...gaps.filter((g) => g.state !== "filled").slice(0, 3).map((g) => el("p.text-bad.wrap-anywhere", {}, `${g.event_type} ${g.object_id ?? ""}: ${g.error ?? "waits"}`)),
   ]);
 }
