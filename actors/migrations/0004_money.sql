@@ -73,5 +73,5 @@ CREATE INDEX event_gap_open ON event_gap (found_at) WHERE state <> 'filled';
 -- Trial payments from end to end. state: running | passed | failed; `step` is the one it is at or failed in; milliseconds from the call
 -- to the webhook's effect.
 CREATE TABLE canary (
-  n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, step TEXT NOT NULL, started_at BIGINT NOT NULL, ended_at BIGINT,
+  n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, livemode BIGINT NOT NULL, state TEXT NOT NULL, step TEXT NOT NULL, started_at BIGINT NOT NULL, ended_at BIGINT,
   invoice TEXT, charge TEXT, refund TEXT, paid_ms BIGINT, refunded_ms BIGINT, error TEXT)

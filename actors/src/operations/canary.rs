@@ -59,7 +59,7 @@ pub async fn run(env: &Env) -> Result<Json> {
     take_back_all(env).await?;
     store.prune_canaries(env.now() - KEPT).await?;
     let id = format!("can_{}", uuid::Uuid::now_v7().simple());
-    store.insert_canary(&id, env.now()).await?;
+    store.insert_canary(&id, env.config().provider.mode.is_live(), env.now()).await?;
     let mut row = CanaryRow { id, state: "running".into(), step: "customer".into(), started_at: env.now(), ..CanaryRow::default() };
     let outcome = pay_and_refund(env, &mut row).await;
     row.ended_at = Some(env.now());
@@ -80,7 +80,7 @@ pub async fn run(env: &Env) -> Result<Json> {
 
 /// Takes back what trial payments left behind, also when none are made any more.
 pub async fn take_back_all(env: &Env) -> Result<()> {
-    for left in env.store().untidy_canaries().await? {
+    for left in env.store().untidy_canaries(env.config().provider.mode.is_live()).await? {
         tidy(env, left).await?;
     }
     Ok(())

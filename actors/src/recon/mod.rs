@@ -5,6 +5,7 @@
 pub mod archive;
 mod finance;
 mod payouts;
+mod prompt;
 mod watch;
 
 pub use payouts::{latest_rows, recompute};
@@ -43,7 +44,7 @@ pub enum Message {
         run: Run,
         reply: Reply<Record>,
     },
-    /// Look at the coming payouts, and at archives whose day is final.
+    /// Look at the coming payouts, at what is new to reconcile, and at archives whose day is final.
     Look,
     Probe(Probe, Reply<()>),
 }
@@ -109,6 +110,7 @@ impl Actor for Recon {
                     let env = state.env.clone();
                     state.look.spawn(async move {
                         watch::look(&env).await;
+                        prompt::look(&env).await;
                         archive::finish_due(&env).await;
                     });
                 }

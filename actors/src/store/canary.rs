@@ -34,9 +34,9 @@ macro_rules! select {
 }
 
 impl Store {
-    pub async fn insert_canary(&self, id: &str, now: DateTime<Utc>) -> Result<()> {
-        let sql = "INSERT INTO canary (id, state, step, started_at) VALUES (?1, 'running', 'customer', ?2)";
-        self.engine.write(Batch::new().sql(sql, vec![id.into(), now.into()])).await.map(|_| ())
+    pub async fn insert_canary(&self, id: &str, livemode: bool, now: DateTime<Utc>) -> Result<()> {
+        let sql = "INSERT INTO canary (id, livemode, state, step, started_at) VALUES (?1, ?2, 'running', 'customer', ?3)";
+        self.engine.write(Batch::new().sql(sql, vec![id.into(), livemode.into(), now.into()])).await.map(|_| ())
     }
 
     /// Writes down how far a trial payment is.
@@ -54,9 +54,10 @@ impl Store {
         self.engine.read(select!("ORDER BY n DESC LIMIT ?1"), vec![limit.into()]).await?.iter().map(canary_row).collect()
     }
 
-    /// Those that may have left something behind at the provider.
-    pub async fn untidy_canaries(&self) -> Result<Vec<CanaryRow>> {
-        self.engine.read(select!("WHERE state <> 'passed' AND step <> 'tidied' ORDER BY n"), vec![]).await?.iter().map(canary_row).collect()
+    /// Those that may have left something behind at the provider, of one mode: the other mode's objects cannot be asked for.
+    pub async fn untidy_canaries(&self, livemode: bool) -> Result<Vec<CanaryRow>> {
+        let sql = select!("WHERE state <> 'passed' AND step <> 'tidied' AND livemode = ?1 ORDER BY n");
+        self.engine.read(sql, vec![livemode.into()]).await?.iter().map(canary_row).collect()
     }
 
     /// Forgets trial payments that ended before `before`.

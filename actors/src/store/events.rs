@@ -183,6 +183,13 @@ impl Store {
             .collect()
     }
 
+    /// The place of the newest processed event of a type; 0 if there is none.
+    pub async fn newest_processed(&self, event_type: &str) -> Result<i64> {
+        let sql = "SELECT COALESCE(MAX(n), 0) FROM webhook_event WHERE event_type = ?1 AND status = 'processed'";
+        let rows = self.engine.read(sql, vec![event_type.into()]).await?;
+        rows.first().map_or(Ok(0), |row| row.int(0))
+    }
+
     /// (number of events not yet processed, when the oldest of them was received).
     pub async fn open_event_count(&self) -> Result<(i64, Option<DateTime<Utc>>)> {
         let rows = self.engine.read("SELECT COUNT(*), MIN(received_at) FROM webhook_event WHERE status = 'received'", vec![]).await?;

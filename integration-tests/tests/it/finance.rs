@@ -185,3 +185,20 @@ fn the_demo_has_only_findings_that_are_true() {
         .collect();
     assert_eq!(other, [], "{report}");
 }
+
+#[test]
+fn a_payout_that_the_provider_has_listed_is_reconciled_without_waiting_for_the_schedule() {
+    let daemon = setup().schedule().env("ECHOPILOT__RECON__WATCH_EVERY_S", "1").env("ECHOPILOT__CANARY__MODE", "off").start();
+    let ann = customer(&daemon, "ann@example.com");
+    sale(&daemon, &ann, "4900", "usd");
+    for _ in 0..5 {
+        daemon.advance(86_400);
+    }
+    until("a reconciliation that nobody asked for", LONG, || {
+        let runs = daemon.get("/api/tasks/payout_recon/runs?state=succeeded").ok();
+        let prompted =
+            runs["runs"].as_array().expect("a list").iter().any(|r| r["asked_by"].as_str().is_some_and(|by| by.starts_with("recon")));
+        let report = daemon.get("/api/recon/payouts");
+        (prompted && report.status == 200 && report.json()["summary"]["matched"] == 1).then_some(())
+    });
+}
