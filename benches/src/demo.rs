@@ -18,6 +18,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) async fn figures(program: &str) {
     let folder = tempfile::tempdir().expect("a temporary folder");
+    // It begins in a folder of its own, from where a relative path leads nowhere.
+    let program = std::fs::canonicalize(program).expect("the program is there");
     let begun = Instant::now();
     let mut child = Command::new(program)
         .args(["run", "--demo"])
