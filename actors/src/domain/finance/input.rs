@@ -3,6 +3,7 @@
 //! lenient about what may be absent or expanded and strict about ids and money; every error names the field.
 
 use super::Anchor;
+use crate::domain::reconcile::hex;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -329,10 +330,6 @@ impl Input {
         lines(&mut all, "settings", &[(self.now - self.window_from, self.grace_s, self.complete)]);
         hex(digest::digest(&digest::SHA256, all.join("\n").as_bytes()).as_ref())
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
 }
 
 fn optional(value: &Value, field: &str) -> Option<String> {

@@ -2,13 +2,12 @@
 //! exceptions with the same fields as those of payouts, so that one list shows both. Written as JSON by the recon actor; the same input gives the
 //! same bytes except for the three fields the caller sets.
 
-use super::input::{Provider, hex};
+use super::input::Provider;
 use crate::domain::{
     money,
-    reconcile::{Evidence, Severity, Suspect},
+    reconcile::{Evidence, Severity, Suspect, exception_id},
     words::words,
 };
-use ring::digest;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -257,7 +256,7 @@ impl Exception {
     pub(super) fn new(kind: ExceptionKind, invoice: Option<&str>, source: Option<&str>, currency: &str, risk: i64) -> Self {
         let key = ["finance", kind.as_str(), invoice.unwrap_or_default(), source.unwrap_or_default(), currency].join("|");
         Self {
-            id: format!("exc_{}", &hex(digest::digest(&digest::SHA256, key.as_bytes()).as_ref())[..16]),
+            id: exception_id(&key),
             kind,
             severity: kind.severity(),
             status: "open",

@@ -23,6 +23,7 @@ pub use report::{
     Category, Evidence, Exception, ExceptionCounts, ExceptionKind, PayoutRow, PayoutStatus, Report, RowStatus, Severity, Summary, Suspect,
     Total, Unsettled, Window,
 };
+pub(in crate::domain) use report::{exception_id, hex};
 
 pub use rows::{JudgedRow, rows};
 pub use sides::{Settings, Sides};

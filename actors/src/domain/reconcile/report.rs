@@ -315,7 +315,7 @@ impl Exception {
             &self.ledger_ids.join(","),
         ]
         .join("|");
-        self.id = format!("exc_{}", &hex(digest::digest(&digest::SHA256, key.as_bytes()).as_ref())[..16]);
+        self.id = exception_id(&key);
         if let (Severity::Medium, Some(difference), Some(payout)) = (self.severity, self.difference, payout)
             && difference != 0
             && i128::from(difference.abs_diff(0)) * 100 >= i128::from(payout.amount.abs_diff(0))
@@ -332,6 +332,11 @@ impl Total {
     }
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+/// `exc_` and 16 hex digits of what makes an exception this one and no other: of every reconciliation, because one list shows them all.
+pub(in crate::domain) fn exception_id(key: &str) -> String {
+    format!("exc_{}", &hex(digest::digest(&digest::SHA256, key.as_bytes()).as_ref())[..16])
+}
+
+pub(in crate::domain) fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
 }
