@@ -203,9 +203,20 @@ async fn record(run: &Run, now: DateTime<Utc>, made: Made, problems: Vec<Problem
         sha256: made.sha256.clone(),
         made_at: now,
         proof: proof.clone(),
+        state: if problems.is_empty() { "ok" } else { "partial" }.into(),
+        took_ms: 0,
+        content_bytes: 0,
+        reused_bytes: 0,
+        shared_bytes: 0,
+        toc_sha256: String::new(),
+        encrypted: false,
+        full: true,
+        problems: json!(problems),
+        gone_at: None,
+        gone_why: None,
     };
     let data = json!({"archive": made.archive, "sha256": made.sha256, "size_bytes": made.size_bytes, "proof": proof});
-    env.store().put_backup(&row, env.fact("backup.done", &run.run_id, data)).await?;
+    env.store().put_backup(&row, None, env.fact("backup.done", &run.run_id, data)).await?;
     let ok = passed && problems.is_empty();
     alert::evaluate(env, vec![proof_check(ok, &problems, &proof)]).await?;
     let mut record = Record::new();

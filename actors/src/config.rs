@@ -61,6 +61,37 @@ section!(AlertThresholds {
     resolve_after: u32,
 });
 section!(Heartbeat { url: String });
+section!(Backup {
+    include: Vec<String>,
+    exclude: Vec<String>,
+    threads: usize,
+    full_every_days: i64,
+    reserve_mb: u64,
+    proof_max_age_h: i64,
+    proof_sample: usize,
+    recipients: Vec<String>,
+    identity_file: PathBuf,
+});
+section!(Retention {
+    keep_last: usize,
+    keep_within_days: i64,
+    keep_daily: usize,
+    keep_weekly: usize,
+    keep_monthly: usize,
+    keep_yearly: usize,
+    max_removed: usize,
+    payouts_keep_days: i64,
+});
+section!(Replica {
+    url: String,
+    endpoint: String,
+    region: String,
+    append_only: bool,
+    max_lag_h: i64,
+    part_mb: usize,
+    retries: usize,
+    timeout_s: u64,
+});
 section!(Supervisor {
     max_restarts: u32,
     window_s: u64,
@@ -150,6 +181,9 @@ pub struct Config {
     pub slo: Slo,
     pub alert: AlertThresholds,
     pub heartbeat: Heartbeat,
+    pub backup: Backup,
+    pub retention: Retention,
+    pub replica: Replica,
     pub supervisor: Supervisor,
     pub timer: Timer,
     pub tasks: BTreeMap<String, TaskSettings>,
@@ -224,6 +258,17 @@ impl Config {
             ((1..=35).contains(&self.slo.period_days), "slo.period_days must be 1 to 35: older minutes are not kept"),
             ((1..=86_400).contains(&self.portal.ttl_s), "portal.ttl_s must be 1 to 86400"),
             (self.recon.window_days > 0, "recon.window_days must be at least 1"),
+            (self.backup.full_every_days > 0, "backup.full_every_days must be at least 1"),
+            (self.backup.proof_max_age_h > 0, "backup.proof_max_age_h must be at least 1"),
+            (self.backup.threads <= 256, "backup.threads must be at most 256"),
+            (self.retention.keep_last > 0, "retention.keep_last must be at least 1"),
+            (
+                self.retention.keep_within_days >= 0 && self.retention.payouts_keep_days >= 0,
+                "retention.keep_within_days and retention.payouts_keep_days must not be negative",
+            ),
+            ((5..=512).contains(&self.replica.part_mb), "replica.part_mb must be 5 to 512: S3 takes no smaller pieces"),
+            (self.replica.max_lag_h > 0 && self.replica.timeout_s > 0, "replica.max_lag_h and replica.timeout_s must be at least 1"),
+            (url(&self.replica.endpoint), "replica.endpoint must start with http:// or https://"),
             (
                 self.provider.max_per_s > 0 && self.provider.max_in_flight > 0,
                 "provider.max_per_s and provider.max_in_flight must be at least 1",
@@ -351,12 +396,22 @@ fn set_text(settings: &mut Table, schema: &Table, path: &str, text: &str, origin
         Value::Integer(_) => Value::Integer(text.trim().parse().map_err(|_| bad("a whole number"))?),
         Value::Float(_) => Value::Float(text.trim().parse().map_err(|_| bad("a number"))?),
         Value::Boolean(_) => Value::Boolean(text.trim().parse().map_err(|_| bad("true or false"))?),
+        Value::Array(_) => list(text).ok_or_else(|| bad("a list, as in [\"a\", \"b\"] or a,b"))?,
         _ => Value::String(text.to_owned()),
     };
     if let Some(Value::Table(table)) = settings.get_mut(section) {
         table.insert(key.to_owned(), value);
     }
     Ok(())
+}
+
+/// A list from the environment: as TOML writes it, or texts with commas between them.
+fn list(text: &str) -> Option<Value> {
+    if text.trim_start().starts_with('[') {
+        return format!("v = {text}").parse::<Table>().ok()?.remove("v").filter(Value::is_array);
+    }
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    Some(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
 }
 
 fn unknown_key(path: &str, origin: &str) -> Error {

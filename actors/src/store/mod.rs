@@ -29,7 +29,7 @@ mod slo;
 
 use std::{path::Path, path::PathBuf, sync::Arc};
 
-pub use backups::BackupRow;
+pub use backups::{BackupRow, ProofRow};
 pub use booking::{OpenObjectRow, Origin};
 pub use calls::OpenCall;
 pub use canary::CanaryRow;
@@ -54,6 +54,7 @@ pub const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0002_schedule.sql"),
     include_str!("../../migrations/0003_open_runs.sql"),
     include_str!("../../migrations/0004_money.sql"),
+    include_str!("../../migrations/0005_backups.sql"),
 ];
 /// Entries of the journal read at a time while verifying.
 const JOURNAL_PAGE: i64 = 2000;
