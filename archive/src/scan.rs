@@ -1,0 +1,255 @@
+//! Walks the folders that are to be archived, in an order that follows from the names alone. Nothing is followed: every file is opened
+//! below its root with symbolic links refused (`openat2`), so that what is swapped while we look leads nowhere else.
+
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, readlinkat, statat};
+
+use crate::{
+    entry::{Entry, Type},
+    name::{path_to_text, safe_member_path},
+    pattern::Patterns,
+};
+
+/// What is to be archived: a folder with everything below it, or a single file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// Its name in the archive.
+    pub name: PathBuf,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Whether it is a problem if it is not there.
+    pub required: bool,
+}
+
+/// Something that is not in the archive as it was on the disk, and why.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Note {
+    pub path: String,
+    pub what: String,
+}
+
+impl Note {
+    pub fn new(name: &Path, what: impl Into<String>) -> Self {
+        Self { path: path_to_text(name.as_os_str().as_bytes()), what: what.into() }
+    }
+}
+
+/// What the walk came across.
+pub(crate) enum Found {
+    /// A folder, a symbolic link, or another name of a file that was found before: needs no reading.
+    Plain(Entry),
+    File(Source),
+    /// Not archived although it should be.
+    Problem(Note),
+    /// Not archived, and nobody would expect it.
+    Skipped(Note),
+}
+
+/// A regular file below a root.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) name: PathBuf,
+    /// Of the root it is below, and the way from there; empty if the root is the file.
+    pub(crate) root: PathBuf,
+    pub(crate) below: PathBuf,
+    pub(crate) size: u64,
+}
+
+impl Source {
+    pub(crate) fn open(&self) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        if self.below.as_os_str().is_empty() {
+            return Ok(rustix::fs::openat(CWD, &self.root, flags, Mode::empty())?.into());
+        }
+        let root = open_root(&self.root)?;
+        Ok(openat2(root, &self.below, flags, Mode::empty(), BENEATH)?.into())
+    }
+}
+
+pub(crate) const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
+
+/// A root may be a symbolic link itself: the operator put it there.
+fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// An entry with the metadata of `stat`, without size, content and link.
+pub(crate) fn entry(name: &Path, kind: Type, stat: &Stat) -> Entry {
+    Entry {
+        path: path_to_text(name.as_os_str().as_bytes()),
+        kind,
+        size: 0,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: stat.st_mtime,
+        ns: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        link: String::new(),
+        data: 0,
+        blake3: String::new(),
+    }
+}
+
+/// Walks roots and hands each find to `found`, until that fails.
+pub(crate) struct Scan<'a, E> {
+    pub(crate) exclude: &'a Patterns,
+    /// Device and inode of what must never be archived: the archive itself.
+    pub(crate) never: &'a [(u64, u64)],
+    pub(crate) found: &'a mut dyn FnMut(Found) -> Result<(), E>,
+    /// Files with several names, by device and inode: the first name, which of them is archived.
+    links: HashMap<(u64, u64), PathBuf>,
+}
+
+impl<'a, E> Scan<'a, E> {
+    pub(crate) fn new(exclude: &'a Patterns, never: &'a [(u64, u64)], found: &'a mut dyn FnMut(Found) -> Result<(), E>) -> Self {
+        Self { exclude, never, found, links: HashMap::new() }
+    }
+
+    pub(crate) fn root(&mut self, root: &Root) -> Result<(), E> {
+        let stat = match statat(CWD, &root.path, AtFlags::empty()) {
+            Ok(stat) => stat,
+            Err(rustix::io::Errno::NOENT) if !root.required => return Ok(()),
+            Err(error) => return self.problem(&root.name, io::Error::from(error).to_string()),
+        };
+        match file_type(&stat) {
+            FileType::Directory => self.folder(root, Path::new(""), &stat),
+            FileType::RegularFile => self.file(root, Path::new(""), root.name.clone(), &stat),
+            _ => self.problem(&root.name, "it is neither a file nor a folder"),
+        }
+    }
+
+    fn problem(&mut self, name: &Path, what: impl Into<String>) -> Result<(), E> {
+        (self.found)(Found::Problem(Note::new(name, what)))
+    }
+
+    /// The folder's own entry, then everything in it by name.
+    fn folder(&mut self, root: &Root, below: &Path, stat: &Stat) -> Result<(), E> {
+        // A stack of its own instead of recursion: a tree may be deeper than a thread's stack.
+        let mut open: Vec<(PathBuf, std::vec::IntoIter<OsString>)> = Vec::new();
+        let names = self.enter(root, below, stat)?;
+        open.push((below.to_owned(), names));
+        while let Some((folder, names)) = open.last_mut() {
+            let Some(name) = names.next() else {
+                open.pop();
+                continue;
+            };
+            let below = folder.join(&name);
+            let full = named(root, &below);
+            if self.exclude.matches(full.as_os_str().as_bytes()) {
+                continue;
+            }
+            if let Err(why) = safe_member_path(full.as_os_str().as_bytes()) {
+                self.problem(&full, why)?;
+                continue;
+            }
+            let looked = open_root(&root.path).and_then(|fd| look(&fd, &below));
+            let stat = match looked {
+                Ok(stat) => stat,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    (self.found)(Found::Skipped(Note::new(&full, "vanished before it was read")))?;
+                    continue;
+                }
+                Err(error) => {
+                    self.problem(&full, error.to_string())?;
+                    continue;
+                }
+            };
+            match file_type(&stat) {
+                FileType::Directory => {
+                    let names = self.enter(root, &below, &stat)?;
+                    open.push((below, names));
+                }
+                FileType::RegularFile => self.file(root, &below, full, &stat)?,
+                FileType::Symlink => self.symlink(root, &below, &full, &stat)?,
+                FileType::Socket => (self.found)(Found::Skipped(Note::new(&full, "a socket")))?,
+                FileType::Fifo => (self.found)(Found::Skipped(Note::new(&full, "a pipe")))?,
+                _ => (self.found)(Found::Skipped(Note::new(&full, "a device")))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports the folder and answers the names in it, sorted.
+    fn enter(&mut self, root: &Root, below: &Path, stat: &Stat) -> Result<std::vec::IntoIter<OsString>, E> {
+        let full = named(root, below);
+        let mut names = Vec::new();
+        match list(root, below) {
+            Ok(all) => names = all,
+            Err(error) => self.problem(&full, format!("cannot list the folder: {error}"))?,
+        }
+        names.sort_unstable();
+        (self.found)(Found::Plain(entry(&full, Type::Dir, stat)))?;
+        Ok(names.into_iter())
+    }
+
+    fn file(&mut self, root: &Root, below: &Path, full: PathBuf, stat: &Stat) -> Result<(), E> {
+        if self.never.contains(&(stat.st_dev, stat.st_ino)) {
+            return Ok(());
+        }
+        if stat.st_nlink > 1 {
+            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
+                let link = path_to_text(first.as_os_str().as_bytes());
+                return (self.found)(Found::Plain(Entry { link, ..entry(&full, Type::Link, stat) }));
+            }
+            self.links.insert((stat.st_dev, stat.st_ino), full.clone());
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        (self.found)(Found::File(Source { name: full, root: root.path.clone(), below: below.to_owned(), size }))
+    }
+
+    fn symlink(&mut self, root: &Root, below: &Path, full: &Path, stat: &Stat) -> Result<(), E> {
+        let target = open_root(&root.path).and_then(|fd| match (below.parent(), below.file_name()) {
+            (Some(parent), Some(name)) => Ok(readlinkat(open_below(&fd, parent)?, name, Vec::new())?),
+            _ => Ok(readlinkat(fd, below, Vec::new())?),
+        });
+        match target {
+            Ok(target) => {
+                let link = path_to_text(target.to_bytes());
+                (self.found)(Found::Plain(Entry { link, ..entry(full, Type::Symlink, stat) }))
+            }
+            Err(error) => self.problem(full, error.to_string()),
+        }
+    }
+}
+
+fn file_type(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+fn named(root: &Root, below: &Path) -> PathBuf {
+    if below.as_os_str().is_empty() { root.name.clone() } else { root.name.join(below) }
+}
+
+fn open_below(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
+    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    Ok(openat2(root, below, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), BENEATH)?)
+}
+
+/// The metadata of the entry itself, without following it or anything on the way.
+fn look(root: &OwnedFd, below: &Path) -> io::Result<Stat> {
+    let parent = open_below(root, below.parent().unwrap_or(Path::new("")))?;
+    Ok(statat(parent, below.file_name().unwrap_or(OsStr::new(".")), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn list(root: &Root, below: &Path) -> io::Result<Vec<OsString>> {
+    let fd = open_root(&root.path)?;
+    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    let folder = openat2(fd, below, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), BENEATH)?;
+    let mut names = Vec::new();
+    for item in rustix::fs::Dir::new(folder)? {
+        let item = item?;
+        let name = item.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,451 @@
+//! Writes an archive: one thread reads the sources, several compress, the caller's writes. Content is always read and hashed, never
+//! believed by its time. A member whose content stands in the archive before is copied from there, after its bytes were compared with
+//! the digest that archive's table of contents has of them; one that does not agree is compressed anew and reported.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use rustix::fs::SeekFrom;
+
+use crate::{
+    buffers::Buffers,
+    entry::{BLOCK, Entry, Type, padding},
+    error::{Doing as _, Error, Result},
+    hex,
+    layout::{self, ALIGN, CHUNK, LARGE},
+    member::{Packer, padding as aligning},
+    order::{Jobs, in_order, threads},
+    output::Output,
+    pattern::Patterns,
+    previous::{Known, Previous},
+    scan::{Found, Note, Root, Scan, Source, entry},
+    toc::{Member, Sums, Writer as Toc},
+};
+
+/// How an archive is written.
+pub struct Options<'a> {
+    pub exclude: Patterns,
+    /// The archive before, whose members are taken over.
+    pub previous: Option<Previous>,
+    /// That compress; 0: one for each core.
+    pub threads: usize,
+    /// Raised when it is to stop.
+    pub stop: &'a AtomicBool,
+    /// Bytes of content read so far.
+    pub read: &'a AtomicU64,
+    /// Permission bits of the archive.
+    pub mode: u32,
+}
+
+/// What was written.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Written {
+    /// Of the archive's file.
+    pub size_bytes: u64,
+    pub sha256: String,
+    pub toc_sha256: String,
+    pub entries: u64,
+    pub files: u64,
+    /// Bytes of all files together.
+    pub content_bytes: u64,
+    /// Bytes of the archive that were copied from the one before, and of these, bytes that share their blocks with it.
+    pub reused_bytes: u64,
+    pub shared_bytes: u64,
+    /// Members copied and made.
+    pub reused_members: u64,
+    pub new_members: u64,
+    /// What is not in the archive as it was on the disk: it is not whole.
+    pub problems: Vec<Note>,
+    /// What nobody would expect in an archive: sockets, files that vanished.
+    pub skipped: Vec<Note>,
+    /// Members of the archive before that are damaged there, by their place; they were made anew.
+    pub damaged_before: Vec<String>,
+    /// Why the archive before was not used, if one was named.
+    pub previous_refused: Option<String>,
+}
+
+/// Lists stay readable and small; beyond this many, one line says how many more there are.
+const MAX_NOTES: usize = 1000;
+
+/// What goes through the pipeline: content for a member, or something that keeps its place between members.
+enum Job {
+    Pack { content: Vec<u8> },
+}
+
+enum Step {
+    Member { content: u32, key: [u8; 32], packed: Packed },
+    Entry(Entry),
+    Align,
+    Problem(Note),
+    Skipped(Note),
+}
+
+struct Packed {
+    bytes: Vec<u8>,
+    sum: [u8; 32],
+    /// Where it stands in the archive before.
+    copied_from: Option<u64>,
+    damaged: Option<u64>,
+}
+
+/// Writes the archive of `roots` to `target`, which must not exist, and syncs it. The caller gives it its final name. Two archives of
+/// the same content and metadata are the same bytes, whatever `threads` and `previous` are.
+/// Errors: `Io` naming what failed, `Stopped`. What could not be read is no error but a note in `problems`.
+pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Written> {
+    let create = || File::options().read(true).write(true).create_new(true).mode(options.mode).open(target);
+    let file = create().doing(format!("cannot create {}", target.display()))?;
+    let own = file.metadata().doing("cannot look at the new archive")?;
+    let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let spool = tempfile::tempfile_in(folder).doing("cannot create a spool for the table of contents")?;
+
+    let mut written = Written::default();
+    let (previous, refused) = match options.previous.map(Previous::open).transpose() {
+        Ok(previous) => (previous, None),
+        Err(why) => (None, Some(why.to_string())),
+    };
+    written.previous_refused = refused;
+    let mut out = Output::new(file, target, previous.as_ref());
+    let mut toc = Toc::new(spool)?;
+    let mut sums = Sums::default();
+    let pool = Buffers::default();
+    let reader = Reader { exclude: &options.exclude, never: [(own.dev(), own.ino())], stop: options.stop, read: options.read, pool: &pool };
+
+    // Contents and members are of different sizes: a pool each.
+    let members = Buffers::default();
+    let work = |packer: &mut Packer, Job::Pack { content }: Job| {
+        let step = pack(packer, &content, previous.as_ref(), members.any());
+        pool.put(content);
+        step
+    };
+    let take = |step: Step| {
+        match step {
+            Step::Entry(entry) => {
+                sums.entries += 1;
+                sums.files += u64::from(entry.kind == Type::File);
+                sums.bytes += entry.size;
+                toc.entry(entry)?;
+            }
+            Step::Align => out.write(&aligning(out.position(), ALIGN))?,
+            Step::Problem(note) => push(&mut written.problems, note),
+            Step::Skipped(note) => push(&mut written.skipped, note),
+            Step::Member { content, key, packed } => {
+                let size = u32::try_from(packed.bytes.len()).expect("a member is far below 4 GiB");
+                toc.member(&Member { offset: out.position(), size, content, key, sum: packed.sum })?;
+                sums.members += 1;
+                sums.tar += u64::from(content);
+                if let Some(offset) = packed.damaged {
+                    push_text(&mut written.damaged_before, format!("the member at byte {offset}"));
+                }
+                if let Some(offset) = packed.copied_from {
+                    written.reused_members += 1;
+                    written.reused_bytes += u64::from(size);
+                    out.copy(offset, &packed.bytes)?;
+                } else {
+                    written.new_members += 1;
+                    out.write(&packed.bytes)?;
+                }
+                members.put(packed.bytes);
+            }
+        }
+        Ok(())
+    };
+    in_order(threads(options.threads), |jobs| reader.read(roots, jobs), Packer::default, work, take)?;
+
+    let toc_offset = out.position();
+    let toc_sha256 = toc.finish(sums, toc_offset, &mut |bytes| out.write(bytes))?;
+    let done = out.finish()?;
+    written.size_bytes = done.bytes;
+    written.sha256 = hex::encode(&done.sha256);
+    written.toc_sha256 = hex::encode(&toc_sha256);
+    written.shared_bytes = done.shared_bytes;
+    (written.entries, written.files, written.content_bytes) = (sums.entries, sums.files, sums.bytes);
+    Ok(written)
+}
+
+fn push(notes: &mut Vec<Note>, note: Note) {
+    match notes.len() {
+        n if n < MAX_NOTES => notes.push(note),
+        n if n == MAX_NOTES => notes.push(Note { path: "...".into(), what: "and more".into() }),
+        _ => {}
+    }
+}
+
+fn push_text(lines: &mut Vec<String>, line: String) {
+    if lines.len() < MAX_NOTES {
+        lines.push(line);
+    }
+}
+
+/// The member of this content: from the archive before, or made now.
+fn pack(packer: &mut Packer, content: &[u8], previous: Option<&Known>, mut bytes: Vec<u8>) -> Step {
+    let key = *blake3::hash(content).as_bytes();
+    let (mut copied_from, mut damaged) = (None, None);
+    if let Some((known, found)) = previous.and_then(|known| Some((known, known.find(&key)?))) {
+        match known.member(&found, &mut bytes) {
+            Ok(()) => copied_from = Some(found.offset),
+            Err(_) => damaged = Some(found.offset),
+        }
+    }
+    if copied_from.is_none() {
+        packer.pack(content, &mut bytes);
+    }
+    let sum = *blake3::hash(&bytes).as_bytes();
+    let content = u32::try_from(content.len()).expect("a member's content is far below 4 GiB");
+    Step::Member { content, key, packed: Packed { bytes, sum, copied_from, damaged } }
+}
+
+type Line<'a> = Jobs<Job, Step>;
+
+/// The thread that walks and reads.
+struct Reader<'a> {
+    exclude: &'a Patterns,
+    never: [(u64, u64); 1],
+    stop: &'a AtomicBool,
+    read: &'a AtomicU64,
+    pool: &'a Buffers,
+}
+
+/// The tar as it grows, before it is cut into members.
+struct Tar<'a> {
+    jobs: &'a Line<'a>,
+    pool: &'a Buffers,
+    /// Bytes of the tar so far, with the group.
+    position: u64,
+    group: Vec<u8>,
+}
+
+impl Tar<'_> {
+    fn push(&mut self, bytes: &[u8]) {
+        self.group.extend_from_slice(bytes);
+        self.position += bytes.len() as u64;
+    }
+
+    fn cut(&mut self) -> Result<()> {
+        if self.group.is_empty() {
+            return Ok(());
+        }
+        let content = std::mem::replace(&mut self.group, self.pool.empty());
+        self.jobs.push(Job::Pack { content })
+    }
+
+    /// An entry with all of its content, in the present group.
+    fn small(&mut self, mut entry: Entry, content: &[u8]) -> Result<()> {
+        let header = entry.header();
+        self.push(&header);
+        entry.data = self.position;
+        self.push(content);
+        self.push(&[0; BLOCK][..padding(content.len() as u64)]);
+        let name = entry.name();
+        self.jobs.done(Step::Entry(entry))?;
+        if layout::group_ends(self.group.len(), &name) { self.cut() } else { Ok(()) }
+    }
+}
+
+impl Reader<'_> {
+    fn read(&self, roots: &[Root], jobs: &Line<'_>) -> Result<()> {
+        let mut tar = Tar { jobs, pool: self.pool, position: 0, group: Vec::new() };
+        // Large files come after the small ones, so that the groups of these stay together.
+        let (mut large, mut late_links): (Vec<Source>, Vec<Entry>) = (Vec::new(), Vec::new());
+        let mut waiting: HashSet<String> = HashSet::new();
+        {
+            let mut found = |found: Found| {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Stopped);
+                }
+                match found {
+                    Found::Problem(note) => jobs.done(Step::Problem(note)),
+                    Found::Skipped(note) => jobs.done(Step::Skipped(note)),
+                    Found::Plain(entry) if entry.kind == Type::Link && waiting.contains(&entry.link) => {
+                        late_links.push(entry);
+                        Ok(())
+                    }
+                    Found::Plain(entry) => tar.small(entry, b""),
+                    Found::File(source) => {
+                        if source.size >= LARGE || !self.small_file(&source, &mut tar)? {
+                            waiting.insert(Note::new(&source.name, "").path);
+                            large.push(source);
+                        }
+                        Ok(())
+                    }
+                }
+            };
+            let mut scan = Scan::new(self.exclude, &self.never, &mut found);
+            roots.iter().try_for_each(|root| scan.root(root))?;
+        }
+        tar.cut()?;
+        for source in large {
+            self.large_file(&source, &mut tar)?;
+        }
+        for entry in late_links {
+            tar.small(entry, b"")?;
+        }
+        tar.cut()?;
+        tar.push(&[0; 2 * BLOCK]);
+        tar.cut()
+    }
+
+    /// Reads the file whole, again if it changed meanwhile. False if it has become large.
+    fn small_file(&self, source: &Source, tar: &mut Tar<'_>) -> Result<bool> {
+        let mut content = self.pool.empty();
+        for attempt in 0.. {
+            content.clear();
+            let looked = source.open().and_then(|file| {
+                let before = rustix::fs::fstat(&file)?;
+                let size = regular(&before)?;
+                if size >= LARGE {
+                    return Ok(None);
+                }
+                (&file).take(size).read_to_end(&mut content)?;
+                Ok(Some((before, rustix::fs::fstat(&file)?)))
+            });
+            let (before, after) = match looked {
+                Ok(Some(stats)) => stats,
+                Ok(None) => return Ok(false),
+                Err(error) => {
+                    tar.jobs.done(unread(source, &error))?;
+                    break;
+                }
+            };
+            let size = regular(&before).unwrap_or(0);
+            let what = changed(&before, &after, content.len() as u64, size);
+            if what.is_some() && attempt < 2 {
+                continue;
+            }
+            if let Some(what) = what {
+                tar.jobs.done(Step::Problem(Note::new(&source.name, what)))?;
+            }
+            content.resize(usize::try_from(size).expect("a small file"), 0);
+            self.read.fetch_add(size, Ordering::Relaxed);
+            let entry = Entry { size, blake3: blake3::hash(&content).to_hex().to_string(), ..entry(&source.name, Type::File, &before) };
+            tar.small(entry, &content)?;
+            break;
+        }
+        self.pool.put(content);
+        Ok(true)
+    }
+
+    fn large_file(&self, source: &Source, tar: &mut Tar<'_>) -> Result<()> {
+        let opened = source.open().and_then(|file| {
+            let stat = rustix::fs::fstat(&file)?;
+            Ok((regular(&stat)?, stat, file))
+        });
+        let (size, before, file) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return tar.jobs.done(unread(source, &error)),
+        };
+        let mut entry = Entry { size, ..entry(&source.name, Type::File, &before) };
+        tar.push(&entry.header());
+        tar.cut()?;
+        entry.data = tar.position;
+        let (mut digest, mut at, mut number, mut read_all) = (blake3::Hasher::new(), 0, 0, None);
+        let mut beginning = [0; 16];
+        let known = file.read_at(&mut beginning, 0).unwrap_or(0);
+        let chunk = layout::chunk_of(&beginning[..known]);
+        while at < size {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped);
+            }
+            let length = usize::try_from(size - at).unwrap_or(usize::MAX).min(chunk);
+            let mut content = self.pool.of(length);
+            let short = read_chunk(&file, &mut content, at);
+            read_all = read_all.or(short);
+            digest.update(&content);
+            at += length as u64;
+            self.read.fetch_add(length as u64, Ordering::Relaxed);
+            if at == size {
+                content.resize(length + padding(size), 0);
+            }
+            if layout::aligned(number, size, chunk) {
+                tar.jobs.done(Step::Align)?;
+            }
+            tar.position += content.len() as u64;
+            number += 1;
+            tar.jobs.push(Job::Pack { content })?;
+        }
+        let problem = match read_all {
+            Some((at, Some(error))) => Some(format!("cannot be read from byte {at} on: {error}; zeros stand there")),
+            Some((at, None)) => Some(format!("shrank to {at} bytes while it was read; zeros stand after that")),
+            None => rustix::fs::fstat(&file).ok().and_then(|after| changed(&before, &after, size, size)),
+        };
+        if let Some(what) = problem {
+            tar.jobs.done(Step::Problem(Note::new(&source.name, what)))?;
+        }
+        entry.blake3 = digest.finalize().to_hex().to_string();
+        tar.jobs.done(Step::Entry(entry))
+    }
+}
+
+fn regular(stat: &rustix::fs::Stat) -> io::Result<u64> {
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    if kind == rustix::fs::FileType::RegularFile {
+        Ok(u64::try_from(stat.st_size).unwrap_or(0))
+    } else {
+        Err(io::Error::other("it is no regular file any more"))
+    }
+}
+
+fn unread(source: &Source, error: &io::Error) -> Step {
+    match error.kind() {
+        io::ErrorKind::NotFound => Step::Skipped(Note::new(&source.name, "vanished before it was read")),
+        _ => Step::Problem(Note::new(&source.name, format!("cannot be read: {error}"))),
+    }
+}
+
+/// What happened to the file while it was read, if it matters: growing does not.
+fn changed(before: &rustix::fs::Stat, after: &rustix::fs::Stat, read: u64, size: u64) -> Option<String> {
+    let time = |stat: &rustix::fs::Stat| (stat.st_mtime, stat.st_mtime_nsec);
+    if read < size || after.st_size < before.st_size {
+        return Some(format!("shrank to {} bytes while it was read; zeros stand after that", read.min(after.st_size.unsigned_abs())));
+    }
+    (time(before) != time(after) && before.st_size == after.st_size).then(|| "changed while it was read".to_owned())
+}
+
+/// Reads a chunk; answers from where on its bytes are not there and are zeros instead, and the error if one is why.
+fn read_chunk(file: &File, content: &mut [u8], at: u64) -> Option<(u64, Option<io::Error>)> {
+    if is_hole(file, at, content.len()) {
+        content.fill(0);
+        return None;
+    }
+    match fill(file, content, at) {
+        Ok(n) if n == content.len() => None,
+        Ok(n) => {
+            content[n..].fill(0);
+            Some((at + n as u64, None))
+        }
+        Err(error) => {
+            content.fill(0);
+            Some((at, Some(error)))
+        }
+    }
+}
+
+/// Whether the whole chunk is a hole of a sparse file: then it is zeros and needs no reading.
+fn is_hole(file: &File, at: u64, length: usize) -> bool {
+    if length < CHUNK {
+        return false;
+    }
+    match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(next) => next >= at + length as u64,
+        Err(error) => error == rustix::io::Errno::NXIO, // no data after it
+    }
+}
+
+/// Reads as much as there is; fewer bytes than the buffer has mean the end of the file.
+fn fill(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], at + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
