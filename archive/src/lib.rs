@@ -24,6 +24,7 @@ pub mod name;
 pub mod pattern;
 
 mod buffers;
+mod gather;
 mod order;
 mod output;
 /// The archive before.
@@ -39,9 +40,14 @@ pub mod diff;
 pub mod read;
 /// Puts its files back.
 pub mod restore;
+/// Gets out what can be got out when the table of contents is gone.
+pub mod salvage;
+/// Reads a `tar.gz` that has no table of contents.
+pub mod stream;
 /// Checks it.
 pub mod verify;
 mod walk;
+mod writer;
 
 pub use error::{Error, Result};
 pub use read::{Archive, ReadAt};

@@ -4,23 +4,20 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io::{self, Seek as _, SeekFrom, Write as _},
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64},
 };
-
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, openat2};
 
 use crate::{
     entry::{Entry, Type},
     error::{Doing as _, Error, Result},
     limits::Limits,
-    name::{digest, safe_link, safe_member_path, text_to_path},
+    name::{safe_link, safe_member_path, text_to_path},
     read::{Archive, ReadAt},
-    scan::{BENEATH, Note},
+    scan::Note,
     verify,
     walk::{Sink, Walk},
+    writer::Writer,
 };
 
 /// What is done about a file that is in the way.
@@ -111,42 +108,66 @@ pub fn selected<S: ReadAt>(archive: &Archive<S>, only: &[PathBuf]) -> Result<Vec
     }
 }
 
-fn is_wanted(entry: &Entry, only: &[PathBuf]) -> bool {
+pub(crate) fn is_wanted(entry: &Entry, only: &[PathBuf]) -> bool {
     only.is_empty() || only.iter().any(|path| entry.is_below(path))
 }
+
+/// Entries of an archive, from the first.
+pub(crate) type Entries<'a> = Box<dyn Iterator<Item = Result<Entry>> + 'a>;
 
 /// Restores into `target`. With [`Conflict::Refuse`] the target appears as a whole, under another name until then; else the archive is
 /// verified before the first file is touched. Errors: `InTheWay`, `Damaged`, `Refused`, `NotFound` if nothing is wanted, `Stopped`.
 pub fn restore<S: ReadAt>(archive: &Archive<S>, target: &Path, options: &Options<'_>) -> Result<Restored> {
     archive.sums(&options.limits)?;
-    let plan = plan(archive, options)?;
-    if options.conflict == Conflict::Refuse {
-        return anew(archive, target, options, plan);
-    }
-    if !options.salvage {
+    if options.conflict != Conflict::Refuse && !options.salvage {
         let report = archive.verify(&verify::Options { threads: options.threads, stop: options.stop, ..verify::Options::default() })?;
         if !report.is_whole() {
             return Err(Error::damaged(report.sentence()));
         }
     }
-    fs::create_dir_all(target).doing(format!("cannot create {}", target.display()))?;
-    write_below(archive, target, options, plan)
+    let walk = Walk { threads: options.threads, wanted: &|_, _| true, done: options.done, stop: options.stop };
+    restore_from(target, options, &|| Box::new(archive.entries()), &mut |sink| walk.run(archive, sink))
 }
 
-/// Into a folder of another name beside the target, which gets the target's name at the end.
-fn anew<S: ReadAt>(archive: &Archive<S>, target: &Path, options: &Options<'_>, plan: Plan) -> Result<Restored> {
+/// The same from anything that can tell its entries and go through their content; `run` answers what is damaged.
+pub(crate) fn restore_from<'e>(
+    target: &Path,
+    options: &Options<'_>,
+    entries: &dyn Fn() -> Entries<'e>,
+    run: &mut dyn FnMut(&mut dyn Sink) -> Result<Vec<String>>,
+) -> Result<Restored> {
+    let plan = plan(entries(), options)?;
+    let mut write = |root: &Path| {
+        let mut writer = Writer::below(root, options)?;
+        writer.leave_these_out(&plan.left_out);
+        writer.instead.clone_from(&plan.instead);
+        let damage = run(&mut writer)?;
+        let first = writer.restored.damaged.first().map(|note| format!("{}: {}", note.path, note.what));
+        if let Some(what) = damage.first().or(first.as_ref()).filter(|_| !options.salvage) {
+            return Err(Error::damaged(what.clone()));
+        }
+        writer.finish(damage)
+    };
+    if options.conflict == Conflict::Refuse {
+        return into_new(target, &mut write);
+    }
+    fs::create_dir_all(target).doing(format!("cannot create {}", target.display()))?;
+    write(target)
+}
+
+/// Writes into a folder of another name beside the target, which gets the target's name at the end.
+pub(crate) fn into_new(target: &Path, write: &mut dyn FnMut(&Path) -> Result<Restored>) -> Result<Restored> {
     if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::InTheWay(format!(
-            "{} is not empty: restore into a new folder, or say what is to happen with what is there",
-            target.display()
-        )));
+        let what = "is not empty: restore into a new folder, or say what is to happen with what is there";
+        return Err(Error::InTheWay(format!("{} {what}", target.display())));
     }
     let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).doing(format!("cannot create {}", parent.display()))?;
     let scratch = tempfile::Builder::new().prefix(".restore-").suffix(".tmp").tempdir_in(parent).doing("cannot create a scratch folder")?;
-    let restored = write_below(archive, scratch.path(), options, plan)?;
+    let restored = write(scratch.path())?;
     let _ = fs::remove_dir(target); // empty or absent, as seen above
-    fs::rename(scratch.keep(), target).doing(format!("cannot put the files into {}", target.display()))?;
+    fs::rename(scratch.path(), target).doing(format!("cannot put the files into {}", target.display()))?;
+    let _ = scratch.keep(); // it has another name now
     File::open(parent).and_then(|folder| folder.sync_all()).doing(format!("cannot sync {}", parent.display()))?;
     Ok(restored)
 }
@@ -158,10 +179,10 @@ struct Plan {
     instead: HashMap<String, String>,
 }
 
-fn plan<S: ReadAt>(archive: &Archive<S>, options: &Options<'_>) -> Result<Plan> {
+fn plan(entries: Entries<'_>, options: &Options<'_>) -> Result<Plan> {
     let mut plan = Plan { left_out: Vec::new(), instead: HashMap::new() };
     let mut any = false;
-    for entry in archive.entries() {
+    for entry in entries {
         let entry = entry?;
         if !is_wanted(&entry, &options.only) {
             continue;
@@ -189,287 +210,4 @@ fn plan<S: ReadAt>(archive: &Archive<S>, options: &Options<'_>) -> Result<Plan> 
         return Err(Error::NotFound(format!("there is no {} in the archive", options.only[0].display())));
     }
     Ok(plan)
-}
-
-fn write_below<S: ReadAt>(archive: &Archive<S>, root: &Path, options: &Options<'_>, plan: Plan) -> Result<Restored> {
-    let open = || rustix::fs::openat(CWD, root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let root_fd: OwnedFd = open().doing(format!("cannot open {}", root.display()))?;
-    let mut writer = Writer {
-        root: root_fd,
-        options,
-        left_out: plan.left_out.iter().map(|note| note.path.clone()).collect(),
-        instead: plan.instead,
-        restored: Restored { left_out: plan.left_out, ..Restored::default() },
-        folders: Vec::new(),
-        made: std::collections::HashSet::new(),
-        current: None,
-    };
-    let walk = Walk { threads: options.threads, wanted: &|_, _| true, done: options.done, stop: options.stop };
-    let damage = walk.run(archive, &mut writer)?;
-    if !damage.is_empty() && !options.salvage {
-        return Err(Error::damaged(damage.join("; ")));
-    }
-    writer.restored.damage = damage;
-    writer.finish_folders()?;
-    rustix::fs::syncfs(&writer.root).doing("cannot sync the restored files")?;
-    Ok(writer.restored)
-}
-
-struct Writer<'a> {
-    root: OwnedFd,
-    options: &'a Options<'a>,
-    left_out: std::collections::HashSet<String>,
-    instead: HashMap<String, String>,
-    restored: Restored,
-    /// Their modes and times come last: writing into a folder changes its time, and a folder may not be writable.
-    folders: Vec<(PathBuf, Entry)>,
-    /// Names that exist now because we made them, as digests: a million of them are some 20 MB.
-    made: std::collections::HashSet<[u8; 16]>,
-    current: Option<Current>,
-}
-
-/// A file that is being written.
-struct Current {
-    entry: Entry,
-    path: PathBuf,
-    temporary: PathBuf,
-    file: Option<File>,
-    digest: blake3::Hasher,
-    /// Zeros at the end that are not written yet: a hole.
-    hole: u64,
-    damaged: bool,
-}
-
-impl Writer<'_> {
-    /// The folder that `path` lies in, made if it is not there; symbolic links on the way are refused.
-    fn parent(&mut self, path: &Path) -> Result<OwnedFd> {
-        let parent = path.parent().unwrap_or(Path::new(""));
-        if parent.as_os_str().is_empty() {
-            return self.root.try_clone().doing("cannot open the target");
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = |root: &OwnedFd| openat2(root, parent, flags, Mode::empty(), BENEATH);
-        match open(&self.root) {
-            Err(rustix::io::Errno::NOENT) => {}
-            opened => return opened.map_err(io::Error::from).doing(format!("cannot open the folder of {}", path.display())),
-        }
-        let above = self.parent(parent)?;
-        let name = parent.file_name().unwrap_or_default();
-        match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o750)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(io::Error::from(error)).doing(format!("cannot create the folder {}", parent.display())),
-        }
-        open(&self.root).map_err(io::Error::from).doing(format!("cannot open the folder of {}", path.display()))
-    }
-
-    /// Whether something of ours may be put there. What is in the way is kept, or goes.
-    fn make_room(&mut self, folder: &OwnedFd, path: &Path) -> Result<bool> {
-        let name = path.file_name().unwrap_or_default();
-        let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(rustix::io::Errno::NOENT) => return Ok(true),
-            Err(error) => return Err(io::Error::from(error)).doing(format!("cannot look at {}", path.display())),
-        };
-        match self.options.conflict {
-            Conflict::Refuse => Err(Error::InTheWay(format!("{} is in the way", path.display()))),
-            Conflict::Skip => {
-                self.restored.kept.push(path.display().to_string());
-                Ok(false)
-            }
-            Conflict::Overwrite if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory => {
-                Err(Error::InTheWay(format!("{} is a folder there and none in the archive", path.display())))
-            }
-            Conflict::Overwrite => Ok(true),
-        }
-    }
-
-    fn begin_file(&mut self, entry: &Entry, path: PathBuf, damaged: bool) -> Result<()> {
-        let folder = self.parent(&path)?;
-        if !self.make_room(&folder, &path)? {
-            return Ok(());
-        }
-        let doing = || format!("cannot create {}", path.display());
-        // Another name until it is whole; the content's digest makes it one that nothing else has.
-        let temporary = PathBuf::from(format!(".{}.restore.tmp", &entry.blake3[..16]));
-        let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty()); // of a restore that was killed
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600)).map_err(io::Error::from).doing(doing())?;
-        let temporary = path.with_file_name(temporary);
-        self.current =
-            Some(Current { entry: entry.clone(), path, temporary, file: Some(fd.into()), digest: blake3::Hasher::new(), hole: 0, damaged });
-        Ok(())
-    }
-
-    fn end_file(&mut self, current: Current) -> Result<()> {
-        let Current { entry, path, temporary, file, digest: content, hole, mut damaged } = current;
-        let folder = self.parent(&path)?;
-        let doing = || format!("cannot write {}", path.display());
-        let mut file = file.expect("a file is open until it ends");
-        if hole > 0 {
-            file.set_len(entry.size).doing(doing())?;
-        }
-        damaged |= content.finalize().to_hex().as_str() != entry.blake3;
-        if damaged {
-            rustix::fs::unlinkat(&folder, temporary.file_name().unwrap_or_default(), AtFlags::empty())
-                .map_err(io::Error::from)
-                .doing(doing())?;
-            self.restored.damaged.push(Note { path: entry.path, what: "damaged in the archive".into() });
-            return Ok(());
-        }
-        self.metadata(&file, &entry).doing(doing())?;
-        file.flush().doing(doing())?;
-        if self.options.conflict != Conflict::Refuse {
-            file.sync_all().doing(doing())?; // its old content goes with the rename
-        }
-        let (from, to) = (temporary.file_name().unwrap_or_default(), path.file_name().unwrap_or_default());
-        rustix::fs::renameat(&folder, from, &folder, to).map_err(io::Error::from).doing(doing())?;
-        self.made.insert(digest(&path));
-        self.restored.files += 1;
-        self.restored.bytes += entry.size;
-        Ok(())
-    }
-
-    fn mode(&self, entry: &Entry) -> Mode {
-        Mode::from_raw_mode(if self.options.setuid { entry.mode } else { entry.mode & 0o1777 })
-    }
-
-    fn metadata(&self, file: &File, entry: &Entry) -> io::Result<()> {
-        if self.options.owners {
-            rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
-        }
-        rustix::fs::fchmod(file, self.mode(entry))?;
-        rustix::fs::futimens(file, &times(entry))?;
-        Ok(())
-    }
-
-    fn folder(&mut self, entry: &Entry, path: PathBuf) -> Result<()> {
-        let above = self.parent(&path)?;
-        let name = path.file_name().unwrap_or_default();
-        match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o700)) {
-            Ok(()) => self.restored.others += 1,
-            Err(rustix::io::Errno::EXIST) => {
-                let stat = rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from);
-                let stat = stat.doing(format!("cannot look at {}", path.display()))?;
-                if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
-                    return Err(Error::InTheWay(format!("{} is a folder in the archive and none there", path.display())));
-                }
-                if self.options.conflict == Conflict::Skip {
-                    return Ok(());
-                }
-            }
-            Err(error) => return Err(io::Error::from(error)).doing(format!("cannot create the folder {}", path.display())),
-        }
-        self.folders.push((path, entry.clone()));
-        Ok(())
-    }
-
-    fn symlink(&mut self, entry: &Entry, path: PathBuf) -> Result<()> {
-        let folder = self.parent(&path)?;
-        if !self.make_room(&folder, &path)? {
-            return Ok(());
-        }
-        let doing = || format!("cannot create the link {}", path.display());
-        let name = path.file_name().unwrap_or_default();
-        if self.options.conflict == Conflict::Overwrite {
-            let _ = rustix::fs::unlinkat(&folder, name, AtFlags::empty()); // it may not be there
-        }
-        let target = text_to_path(&entry.link);
-        rustix::fs::symlinkat(std::ffi::OsStr::from_bytes(&target), &folder, name).map_err(io::Error::from).doing(doing())?;
-        if self.options.owners {
-            let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
-            rustix::fs::chownat(&folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from).doing(doing())?;
-        }
-        rustix::fs::utimensat(&folder, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from).doing(doing())?;
-        self.made.insert(digest(&path));
-        self.restored.others += 1;
-        Ok(())
-    }
-
-    fn link(&mut self, entry: &Entry, path: PathBuf) -> Result<()> {
-        // The first wanted name got the content; further ones link to it.
-        let first = self.instead.get(&entry.link).unwrap_or(&entry.link).clone();
-        if first == entry.path {
-            return Ok(());
-        }
-        let target = safe_member_path(&text_to_path(&first)).map_err(Error::Refused)?;
-        let folder = self.parent(&path)?;
-        if !self.made.contains(&digest(&target)) {
-            let what = format!("{first}, which it is another name of, was not restored");
-            self.restored.left_out.push(Note { path: entry.path.clone(), what });
-            return Ok(());
-        }
-        if !self.make_room(&folder, &path)? {
-            return Ok(());
-        }
-        let name = path.file_name().unwrap_or_default();
-        if self.options.conflict == Conflict::Overwrite {
-            let _ = rustix::fs::unlinkat(&folder, name, AtFlags::empty()); // it may not be there
-        }
-        let target_folder = self.parent(&target)?;
-        rustix::fs::linkat(&target_folder, target.file_name().unwrap_or_default(), &folder, name, AtFlags::empty())
-            .map_err(io::Error::from)
-            .doing(format!("cannot create the link {}", path.display()))?;
-        self.made.insert(digest(&path));
-        self.restored.others += 1;
-        Ok(())
-    }
-
-    fn finish_folders(&mut self) -> Result<()> {
-        for (path, entry) in std::mem::take(&mut self.folders).into_iter().rev() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let fd = openat2(&self.root, &path, flags, Mode::empty(), BENEATH).map_err(io::Error::from);
-            let folder: File = fd.doing(format!("cannot open the folder {}", path.display()))?.into();
-            self.metadata(&folder, &entry).doing(format!("cannot finish the folder {}", path.display()))?;
-        }
-        Ok(())
-    }
-}
-
-fn times(entry: &Entry) -> Timestamps {
-    let time = Timespec { tv_sec: entry.mtime, tv_nsec: entry.ns.into() };
-    Timestamps { last_access: time, last_modification: time }
-}
-
-impl Sink for Writer<'_> {
-    fn begin(&mut self, entry: &Entry, damaged: bool) -> Result<()> {
-        let name = self.instead.get(&entry.path).filter(|_| entry.kind == Type::File);
-        let path = match name {
-            Some(other) if !is_wanted(entry, &self.options.only) => safe_member_path(&text_to_path(other)).map_err(Error::Refused)?,
-            _ if !is_wanted(entry, &self.options.only) || self.left_out.contains(&entry.path) => return Ok(()),
-            _ => entry.check().map_err(Error::Refused)?,
-        };
-        match entry.kind {
-            Type::File => self.begin_file(entry, path, damaged),
-            Type::Dir => self.folder(entry, path),
-            Type::Symlink => self.symlink(entry, path),
-            Type::Link => self.link(entry, path),
-        }
-    }
-
-    fn data(&mut self, bytes: &[u8]) -> Result<()> {
-        let Some(current) = &mut self.current else { return Ok(()) };
-        current.digest.update(bytes);
-        let file = current.file.as_mut().expect("a file is open until it ends");
-        let doing = || format!("cannot write {}", current.path.display());
-        if bytes.len() >= 64 << 10 && bytes.iter().all(|byte| *byte == 0) {
-            file.seek(SeekFrom::Current(i64::try_from(bytes.len()).expect("a member is small"))).doing(doing())?;
-            current.hole += bytes.len() as u64;
-            return Ok(());
-        }
-        file.write_all(bytes).doing(doing())
-    }
-
-    fn gap(&mut self, _: u64, _: bool) -> Result<()> {
-        if let Some(current) = &mut self.current {
-            current.damaged = true;
-        }
-        Ok(())
-    }
-
-    fn end(&mut self) -> Result<()> {
-        match self.current.take() {
-            Some(current) => self.end_file(current),
-            None => Ok(()),
-        }
-    }
 }

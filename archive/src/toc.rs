@@ -175,8 +175,10 @@ pub struct Rows<'a> {
     left: u64,
     state: State,
     /// Says of a line that its row is not wanted.
-    skip: Option<&'a dyn Fn(&[u8]) -> bool>,
+    skip: Option<&'a Skip<'a>>,
 }
+
+type Skip<'a> = dyn Fn(&[u8]) -> bool + 'a;
 
 #[derive(PartialEq, Eq)]
 enum State {
@@ -192,7 +194,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Only members, and the entry of that name.
-    pub(crate) fn only(mut self, skip: &'a dyn Fn(&[u8]) -> bool) -> Self {
+    pub(crate) fn only(mut self, skip: &'a Skip<'a>) -> Self {
         self.skip = Some(skip);
         self
     }

@@ -1,0 +1,273 @@
+//! Reads what is to be archived: walks the folders, cuts the tar into the contents of members and hands them on in order. Content is
+//! always read, never believed by its time; what could not be read as it was is noted.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::FileExt as _,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use rustix::fs::SeekFrom;
+
+use crate::{
+    buffers::Buffers,
+    entry::{BLOCK, Entry, Type, padding},
+    error::{Error, Result},
+    layout::{self, CHUNK, LARGE},
+    order::Jobs,
+    pattern::Patterns,
+    scan::{Found, Note, Root, Scan, Source, entry},
+    write::{Job, Step},
+};
+
+pub(crate) type Line<'a> = Jobs<Job, Step>;
+
+/// The thread that walks and reads.
+pub(crate) struct Reader<'a> {
+    pub(crate) exclude: &'a Patterns,
+    pub(crate) never: [(u64, u64); 1],
+    pub(crate) stop: &'a AtomicBool,
+    pub(crate) read: &'a AtomicU64,
+    pub(crate) pool: &'a Buffers,
+}
+
+/// The tar as it grows, before it is cut into members.
+struct Tar<'a> {
+    jobs: &'a Line<'a>,
+    pool: &'a Buffers,
+    /// Bytes of the tar so far, with the group.
+    position: u64,
+    group: Vec<u8>,
+}
+
+impl Tar<'_> {
+    fn push(&mut self, bytes: &[u8]) {
+        self.group.extend_from_slice(bytes);
+        self.position += bytes.len() as u64;
+    }
+
+    fn cut(&mut self) -> Result<()> {
+        if self.group.is_empty() {
+            return Ok(());
+        }
+        let content = std::mem::replace(&mut self.group, self.pool.empty());
+        self.jobs.push(Job::Pack { content })
+    }
+
+    /// An entry with all of its content, in the present group.
+    fn small(&mut self, mut entry: Entry, content: &[u8]) -> Result<()> {
+        let header = entry.header();
+        self.push(&header);
+        entry.data = self.position;
+        self.push(content);
+        self.push(&[0; BLOCK][..padding(content.len() as u64)]);
+        let name = entry.name();
+        self.jobs.done(Step::Entry(entry))?;
+        if layout::group_ends(self.group.len(), &name) { self.cut() } else { Ok(()) }
+    }
+}
+
+impl Reader<'_> {
+    pub(crate) fn read(&self, roots: &[Root], jobs: &Line<'_>) -> Result<()> {
+        let mut tar = Tar { jobs, pool: self.pool, position: 0, group: Vec::new() };
+        // Large files come after the small ones, so that the groups of these stay together.
+        let (mut large, mut late_links): (Vec<Source>, Vec<Entry>) = (Vec::new(), Vec::new());
+        let mut waiting: HashSet<String> = HashSet::new();
+        {
+            let mut found = |found: Found| {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Stopped);
+                }
+                match found {
+                    Found::Problem(note) => jobs.done(Step::Problem(note)),
+                    Found::Skipped(note) => jobs.done(Step::Skipped(note)),
+                    Found::Plain(entry) if entry.kind == Type::Link && waiting.contains(&entry.link) => {
+                        late_links.push(entry);
+                        Ok(())
+                    }
+                    Found::Plain(entry) => tar.small(entry, b""),
+                    Found::File(source) => {
+                        if source.size >= LARGE || !self.small_file(&source, &mut tar)? {
+                            waiting.insert(Note::new(&source.name, "").path);
+                            large.push(source);
+                        }
+                        Ok(())
+                    }
+                }
+            };
+            let mut scan = Scan::new(self.exclude, &self.never, &mut found);
+            roots.iter().try_for_each(|root| scan.root(root))?;
+        }
+        tar.cut()?;
+        for source in large {
+            self.large_file(&source, &mut tar)?;
+        }
+        for entry in late_links {
+            tar.small(entry, b"")?;
+        }
+        tar.cut()?;
+        tar.push(&[0; 2 * BLOCK]);
+        tar.cut()
+    }
+
+    /// Reads the file whole, again if it changed meanwhile. False if it has become large.
+    fn small_file(&self, source: &Source, tar: &mut Tar<'_>) -> Result<bool> {
+        let mut content = self.pool.empty();
+        for attempt in 0.. {
+            content.clear();
+            let looked = source.open().and_then(|file| {
+                let before = rustix::fs::fstat(&file)?;
+                let size = regular(&before)?;
+                if size >= LARGE {
+                    return Ok(None);
+                }
+                (&file).take(size).read_to_end(&mut content)?;
+                Ok(Some((before, rustix::fs::fstat(&file)?)))
+            });
+            let (before, after) = match looked {
+                Ok(Some(stats)) => stats,
+                Ok(None) => return Ok(false),
+                Err(error) => {
+                    tar.jobs.done(unread(source, &error))?;
+                    break;
+                }
+            };
+            let size = regular(&before).unwrap_or(0);
+            let what = changed(&before, &after, content.len() as u64, size);
+            if what.is_some() && attempt < 2 {
+                continue;
+            }
+            if let Some(what) = what {
+                tar.jobs.done(Step::Problem(Note::new(&source.name, what)))?;
+            }
+            content.resize(usize::try_from(size).expect("a small file"), 0);
+            self.read.fetch_add(size, Ordering::Relaxed);
+            let entry = Entry { size, blake3: blake3::hash(&content).to_hex().to_string(), ..entry(&source.name, Type::File, &before) };
+            tar.small(entry, &content)?;
+            break;
+        }
+        self.pool.put(content);
+        Ok(true)
+    }
+
+    fn large_file(&self, source: &Source, tar: &mut Tar<'_>) -> Result<()> {
+        let opened = source.open().and_then(|file| {
+            let stat = rustix::fs::fstat(&file)?;
+            Ok((regular(&stat)?, stat, file))
+        });
+        let (size, before, file) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return tar.jobs.done(unread(source, &error)),
+        };
+        let mut entry = Entry { size, ..entry(&source.name, Type::File, &before) };
+        tar.push(&entry.header());
+        tar.cut()?;
+        entry.data = tar.position;
+        let (mut digest, mut at, mut number, mut read_all) = (blake3::Hasher::new(), 0, 0, None);
+        let mut beginning = [0; 16];
+        let known = file.read_at(&mut beginning, 0).unwrap_or(0);
+        let chunk = layout::chunk_of(&beginning[..known]);
+        while at < size {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped);
+            }
+            let length = usize::try_from(size - at).unwrap_or(usize::MAX).min(chunk);
+            let mut content = self.pool.of(length);
+            let short = read_chunk(&file, &mut content, at);
+            read_all = read_all.or(short);
+            digest.update(&content);
+            at += length as u64;
+            self.read.fetch_add(length as u64, Ordering::Relaxed);
+            if at == size {
+                content.resize(length + padding(size), 0);
+            }
+            if layout::aligned(number, size, chunk) {
+                tar.jobs.done(Step::Align)?;
+            }
+            tar.position += content.len() as u64;
+            number += 1;
+            tar.jobs.push(Job::Pack { content })?;
+        }
+        let problem = match read_all {
+            Some((at, Some(error))) => Some(format!("cannot be read from byte {at} on: {error}; zeros stand there")),
+            Some((at, None)) => Some(format!("shrank to {at} bytes while it was read; zeros stand after that")),
+            None => rustix::fs::fstat(&file).ok().and_then(|after| changed(&before, &after, size, size)),
+        };
+        if let Some(what) = problem {
+            tar.jobs.done(Step::Problem(Note::new(&source.name, what)))?;
+        }
+        entry.blake3 = digest.finalize().to_hex().to_string();
+        tar.jobs.done(Step::Entry(entry))
+    }
+}
+
+fn regular(stat: &rustix::fs::Stat) -> io::Result<u64> {
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    if kind == rustix::fs::FileType::RegularFile {
+        Ok(u64::try_from(stat.st_size).unwrap_or(0))
+    } else {
+        Err(io::Error::other("it is no regular file any more"))
+    }
+}
+
+fn unread(source: &Source, error: &io::Error) -> Step {
+    match error.kind() {
+        io::ErrorKind::NotFound => Step::Skipped(Note::new(&source.name, "vanished before it was read")),
+        _ => Step::Problem(Note::new(&source.name, format!("cannot be read: {error}"))),
+    }
+}
+
+/// What happened to the file while it was read, if it matters: growing does not.
+fn changed(before: &rustix::fs::Stat, after: &rustix::fs::Stat, read: u64, size: u64) -> Option<String> {
+    let time = |stat: &rustix::fs::Stat| (stat.st_mtime, stat.st_mtime_nsec);
+    if read < size || after.st_size < before.st_size {
+        return Some(format!("shrank to {} bytes while it was read; zeros stand after that", read.min(after.st_size.unsigned_abs())));
+    }
+    (time(before) != time(after) && before.st_size == after.st_size).then(|| "changed while it was read".to_owned())
+}
+
+/// Reads a chunk; answers from where on its bytes are not there and are zeros instead, and the error if one is why.
+fn read_chunk(file: &File, content: &mut [u8], at: u64) -> Option<(u64, Option<io::Error>)> {
+    if is_hole(file, at, content.len()) {
+        content.fill(0);
+        return None;
+    }
+    match fill(file, content, at) {
+        Ok(n) if n == content.len() => None,
+        Ok(n) => {
+            content[n..].fill(0);
+            Some((at + n as u64, None))
+        }
+        Err(error) => {
+            content.fill(0);
+            Some((at, Some(error)))
+        }
+    }
+}
+
+/// Whether the whole chunk is a hole of a sparse file: then it is zeros and needs no reading.
+fn is_hole(file: &File, at: u64, length: usize) -> bool {
+    if length < CHUNK {
+        return false;
+    }
+    match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(next) => next >= at + length as u64,
+        Err(error) => error == rustix::io::Errno::NXIO, // no data after it
+    }
+}
+
+/// Reads as much as there is; fewer bytes than the buffer has mean the end of the file.
+fn fill(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], at + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
