@@ -7,12 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use echopilot_archive::pattern::Patterns;
 use secrecy::SecretString;
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::{
     domain::{
+        archive::Include,
         schedule::{CatchUp, Overlap},
         spelling::distance,
     },
@@ -315,6 +317,11 @@ impl Config {
             (self.timer.max_result_bytes >= 1024, "timer.max_result_bytes must be at least 1024"),
             (self.sandbox.listen.ip().is_loopback(), "sandbox.listen must be a loopback address: the sandbox accepts any test key"),
         ];
+        let include = self.backup.include.iter().map(|item| Include::parse(item)).find_map(Result::err);
+        let exclude = Patterns::new(&self.backup.exclude).err().map(|e| format!("backup.exclude: {e}"));
+        if let Some(problem) = include.or(exclude) {
+            return Err(Error::invalid("configuration", problem));
+        }
         let broken: Vec<_> = rules.iter().filter(|(holds, _)| !holds).map(|(_, rule)| *rule).collect();
         if broken.is_empty() { Ok(()) } else { Err(Error::invalid("configuration", broken.join("; "))) }
     }

@@ -230,7 +230,7 @@ fn children(env: &Env, schedule: Timer, listener: Option<TcpListener>, sandbox_l
         actor::spec(slo::NOUN, false, || slo::Slo),
         actor::spec(alert::NOUN, false, || alert::Alerts),
         actor::spec(recon::NOUN, false, || recon::Recon),
-        actor::spec(backup::NOUN, false, backup::Backup::default),
+        actor::spec(backup::NOUN, false, || backup::Backup),
         actor::spec(insight::NOUN, false, || insight::Insight),
         actor::spec(ingest::NOUN, true, move || ingest::Ingest { finds_gaps: serves }),
         actor::spec(timer::NOUN, true, move || schedule.clone()).stop_timeout(timer::stop_timeout(env)),

@@ -16,6 +16,7 @@ use crate::{
     env::{Env, rfc3339},
     error::{Error, Result},
     operations::canary,
+    store::Store,
 };
 
 pub const NOUN: &str = "slo";
@@ -236,36 +237,62 @@ impl State {
         let (pending, pending_trials) = (env.meter().peek(API), env.meter().peek(canary::SERVICE));
         let minutes = self.load().await?;
         let now = env.now();
-        let minute = Minute::of(now);
         let of = |service| minutes.get(service).into_iter().flat_map(BTreeMap::values);
-        let trials = judge(&objective, of(canary::SERVICE).chain(&pending_trials), minute);
-        let requests = || of(API).chain(&pending);
-        let few = judge(&objective, requests(), minute).n < objective.min_events;
-        // Their latency is that of another thing, so only whether they failed counts with the requests'.
-        let stand_ins: Vec<Minute> = if few { of(canary::SERVICE).chain(&pending_trials).map(outcomes).collect() } else { Vec::new() };
-        let all = || requests().chain(&stand_ins);
-        let verdict = judge(&objective, all(), minute);
-        let report = burn(&objective, all(), minute);
-        let at = rfc3339(now);
-        let mut explained = details(&objective, &verdict, &report, &at, evaluator);
-        explained["canary"] = json!({
-            "n": trials.n, "bad": trials.bad, "slow": trials.slow, "p50_ms": trials.p50_ms, "p95_ms": trials.p95_ms,
-            "counted": !stand_ins.is_empty(),
-        });
-        let status = json!({
-            "ok": true,
-            "ts_iso": at,
-            "status": verdict.status.as_str(),
-            "breach": verdict.breach,
-            "p95_ms": verdict.p95_ms,
-            "success_rate": verdict.success_rate,
-            "details": explained,
-        });
+        let requests: Vec<&Minute> = of(API).chain(&pending).collect();
+        let trials: Vec<&Minute> = of(canary::SERVICE).chain(&pending_trials).collect();
+        let (verdict, report, status) = judge_all(&objective, &requests, &trials, now, evaluator);
         let text = status.to_string().into();
         let judged = Arc::new(Judged { at: now, verdict, report, status, text });
         self.last = Some((tokio::time::Instant::now(), evaluator, judged.clone()));
         Ok(judged)
     }
+}
+
+/// Judges requests, and trials where there are few requests; the last is the body of `GET /api/slo/status`.
+fn judge_all(
+    objective: &Objective,
+    requests: &[&Minute],
+    trials: &[&Minute],
+    now: chrono::DateTime<chrono::Utc>,
+    evaluator: &str,
+) -> (Verdict, Report, Json) {
+    let minute = Minute::of(now);
+    let tried = judge(objective, trials.iter().copied(), minute);
+    let few = judge(objective, requests.iter().copied(), minute).n < objective.min_events;
+    // Their latency is that of another thing, so only whether they failed counts with the requests'.
+    let stand_ins: Vec<Minute> = if few { trials.iter().map(|m| outcomes(m)).collect() } else { Vec::new() };
+    let all = || requests.iter().copied().chain(&stand_ins);
+    let verdict = judge(objective, all(), minute);
+    let report = burn(objective, all(), minute);
+    let at = rfc3339(now);
+    let mut explained = details(objective, &verdict, &report, &at, evaluator);
+    explained["canary"] = json!({
+        "n": tried.n, "bad": tried.bad, "slow": tried.slow, "p50_ms": tried.p50_ms, "p95_ms": tried.p95_ms,
+        "counted": !stand_ins.is_empty(),
+    });
+    let status = json!({
+        "ok": true,
+        "ts_iso": at,
+        "status": verdict.status.as_str(),
+        "breach": verdict.breach,
+        "p95_ms": verdict.p95_ms,
+        "success_rate": verdict.success_rate,
+        "details": explained,
+    });
+    (verdict, report, status)
+}
+
+/// The body of `GET /api/slo/status` as of `at`, from what a store has written down: the proof of restore asks two of them.
+pub async fn judged_from(store: &Store, config: &config::Config, at: chrono::DateTime<chrono::Utc>) -> Result<Json> {
+    let objective = objective(&config.slo);
+    let (from, until) = (Minute::of(at) - objective.period_days * 1440, Minute::of(at));
+    let mut of = Vec::new();
+    for service in SERVICES {
+        let minutes = store.minutes(service, from).await?;
+        of.push(minutes.into_iter().filter(|m| m.minute < until).collect::<Vec<_>>());
+    }
+    let [requests, trials] = [&of[0], &of[1]].map(|minutes| minutes.iter().collect::<Vec<_>>());
+    Ok(judge_all(&objective, &requests, &trials, at, "proof").2)
 }
 
 /// How the trials of a minute ended, without their latencies.

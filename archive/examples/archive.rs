@@ -68,7 +68,7 @@ fn create(out: &Path, roots: &[&str], previous: Option<Previous>, threads: usize
     let roots: Vec<Root> = roots.iter().map(|path| Root { name: name(path), path: path.into(), required: true }).collect();
     let (stop, read) = (AtomicBool::new(false), AtomicU64::new(0));
     let exclude = Patterns::default();
-    let written = write(out, &roots, Options { exclude, previous, threads, stop: &stop, read: &read, mode: 0o600 })?;
+    let written = write(out, &roots, Options { exclude, never: &[], previous, threads, stop: &stop, read: &read, mode: 0o600 })?;
     eprintln!(
         "{} entries, {} bytes in {}; {} members copied ({} bytes, {} shared), {} made",
         written.entries,

@@ -18,7 +18,7 @@ use crate::{
     layout::{self, CHUNK, LARGE},
     order::Jobs,
     pattern::Patterns,
-    scan::{Found, Note, Root, Scan, Source, entry},
+    scan::{Found, Never, Note, Root, Scan, Source, entry},
     write::{Job, Step},
 };
 
@@ -27,7 +27,7 @@ pub(crate) type Line<'a> = Jobs<Job, Step>;
 /// The thread that walks and reads.
 pub(crate) struct Reader<'a> {
     pub(crate) exclude: &'a Patterns,
-    pub(crate) never: [(u64, u64); 1],
+    pub(crate) never: &'a [Never],
     pub(crate) stop: &'a AtomicBool,
     pub(crate) read: &'a AtomicU64,
     pub(crate) pool: &'a Buffers,
@@ -97,7 +97,7 @@ impl Reader<'_> {
                     }
                 }
             };
-            let mut scan = Scan::new(self.exclude, &self.never, &mut found);
+            let mut scan = Scan::new(self.exclude, self.never, &mut found);
             roots.iter().try_for_each(|root| scan.root(root))?;
         }
         tar.cut()?;

@@ -34,6 +34,8 @@ pub mod scan;
 /// Writes an archive.
 pub mod write;
 
+/// Compares a folder with an archive.
+pub mod compare;
 /// Compares two.
 pub mod diff;
 /// Opens an archive, lists it, takes one file out.

@@ -98,18 +98,37 @@ pub(crate) fn entry(name: &Path, kind: Type, stat: &Stat) -> Entry {
     }
 }
 
+/// Device and inode of what must never be archived, and why.
+pub(crate) type Never = (u64, u64, &'static str);
+
+/// Files below the roots and their bytes, as they are now; what cannot be looked at is not counted.
+pub fn measure(roots: &[Root], exclude: &Patterns) -> (u64, u64) {
+    let (mut files, mut bytes) = (0, 0);
+    let mut found = |found: Found| {
+        if let Found::File(source) = found {
+            files += 1;
+            bytes += source.size;
+        }
+        Ok::<(), std::convert::Infallible>(())
+    };
+    let mut scan = Scan::new(exclude, &[], &mut found);
+    for root in roots {
+        let Ok(()) = scan.root(root);
+    }
+    (files, bytes)
+}
+
 /// Walks roots and hands each find to `found`, until that fails.
 pub(crate) struct Scan<'a, E> {
     pub(crate) exclude: &'a Patterns,
-    /// Device and inode of what must never be archived: the archive itself.
-    pub(crate) never: &'a [(u64, u64)],
+    pub(crate) never: &'a [Never],
     pub(crate) found: &'a mut dyn FnMut(Found) -> Result<(), E>,
     /// Files with several names, by device and inode: the first name, which of them is archived.
     links: HashMap<(u64, u64), PathBuf>,
 }
 
 impl<'a, E> Scan<'a, E> {
-    pub(crate) fn new(exclude: &'a Patterns, never: &'a [(u64, u64)], found: &'a mut dyn FnMut(Found) -> Result<(), E>) -> Self {
+    pub(crate) fn new(exclude: &'a Patterns, never: &'a [Never], found: &'a mut dyn FnMut(Found) -> Result<(), E>) -> Self {
         Self { exclude, never, found, links: HashMap::new() }
     }
 
@@ -124,6 +143,10 @@ impl<'a, E> Scan<'a, E> {
             FileType::RegularFile => self.file(root, Path::new(""), root.name.clone(), &stat),
             _ => self.problem(&root.name, "it is neither a file nor a folder"),
         }
+    }
+
+    fn is_never(&self, stat: &Stat) -> Option<&'static str> {
+        self.never.iter().find(|(dev, ino, _)| (*dev, *ino) == (stat.st_dev, stat.st_ino)).map(|(_, _, why)| *why)
     }
 
     fn problem(&mut self, name: &Path, what: impl Into<String>) -> Result<(), E> {
@@ -163,6 +186,10 @@ impl<'a, E> Scan<'a, E> {
                 }
             };
             match file_type(&stat) {
+                FileType::Directory if self.is_never(&stat).is_some() => {
+                    let why = self.is_never(&stat).unwrap_or_default();
+                    (self.found)(Found::Skipped(Note::new(&full, why)))?;
+                }
                 FileType::Directory => {
                     let names = self.enter(root, &below, &stat)?;
                     open.push((below, names));
@@ -191,8 +218,8 @@ impl<'a, E> Scan<'a, E> {
     }
 
     fn file(&mut self, root: &Root, below: &Path, full: PathBuf, stat: &Stat) -> Result<(), E> {
-        if self.never.contains(&(stat.st_dev, stat.st_ino)) {
-            return Ok(());
+        if let Some(why) = self.is_never(stat) {
+            return (self.found)(Found::Skipped(Note::new(&full, why)));
         }
         if stat.st_nlink > 1 {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {

@@ -5,7 +5,7 @@
 use std::{
     fs::File,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64},
 };
 
@@ -28,6 +28,8 @@ use crate::{
 /// How an archive is written.
 pub struct Options<'a> {
     pub exclude: Patterns,
+    /// Files and folders that are not archived wherever they turn up, and why: the archives themselves, for one.
+    pub never: &'a [(PathBuf, &'static str)],
     /// The archive before, whose members are taken over.
     pub previous: Option<Previous>,
     /// That compress; 0: one for each core.
@@ -111,7 +113,13 @@ pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Writ
     let mut toc = Toc::new(spool)?;
     let mut sums = Sums::default();
     let pool = Buffers::default();
-    let reader = Reader { exclude: &options.exclude, never: [(own.dev(), own.ino())], stop: options.stop, read: options.read, pool: &pool };
+    let mut never = vec![(own.dev(), own.ino(), "the archive itself")];
+    for (path, why) in options.never {
+        if let Ok(there) = std::fs::metadata(path) {
+            never.push((there.dev(), there.ino(), *why));
+        }
+    }
+    let reader = Reader { exclude: &options.exclude, never: &never, stop: options.stop, read: options.read, pool: &pool };
 
     // Contents and members are of different sizes: a pool each.
     let members = Buffers::default();

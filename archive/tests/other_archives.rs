@@ -128,7 +128,8 @@ fn ours(folder: &Path) -> (PathBuf, PathBuf) {
     let (stop, read) = (AtomicBool::new(false), AtomicU64::new(0));
     let root = Root { name: "tree".into(), path: tree.clone(), required: true };
     let exclude = Patterns::default();
-    write(&archive, &[root], write::Options { exclude, previous: None, threads: 2, stop: &stop, read: &read, mode: 0o600 }).unwrap();
+    write(&archive, &[root], write::Options { exclude, never: &[], previous: None, threads: 2, stop: &stop, read: &read, mode: 0o600 })
+        .unwrap();
     (tree, archive)
 }
 

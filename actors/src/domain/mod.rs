@@ -12,6 +12,7 @@ pub mod payout_watch;
 pub mod portal;
 pub mod reconcile;
 pub mod restart;
+pub mod retention;
 pub mod schedule;
 pub mod signature;
 pub mod slo;

@@ -37,7 +37,7 @@ pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
 pub use gaps::GapRow;
 pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
-pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, NewRecon};
+pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, KeptRecon, NewRecon};
 pub use refunds::{IdempotentAnswer, RefundEnd, RefundIntent};
 pub use runs::{Attempt, Claim, NewRun, Place, RunEnd, RunRow};
 pub use schedule::{AttemptRow, NodeRow, Pause, SlotCount, SlotOutcome};

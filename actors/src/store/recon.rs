@@ -111,6 +111,15 @@ const AGAIN: &str = "UPDATE recon_exception SET status = 'open', decided_at = NU
 const GONE: &str = "UPDATE recon_exception SET status = 'auto_resolved', decided_at = ?2, decided_by = ?3, decision = 'not found any more'
     WHERE id = ?1 AND status IN ('open', 'acknowledged')";
 
+/// A run with what it was made from.
+#[derive(Clone, Debug)]
+pub struct KeptRecon {
+    pub run_id: String,
+    pub report: Json,
+    /// Both sides' inputs, compressed.
+    pub inputs: Vec<u8>,
+}
+
 impl Store {
     /// Keeps the run, opens and closes exceptions and journals the result, in one commit. Answers (new or open again, auto-resolved).
     pub async fn record_recon(&self, recon: NewRecon<'_>, fact: Fact) -> Result<(usize, usize)> {
@@ -194,6 +203,21 @@ impl Store {
         let sql = "SELECT report, inputs FROM recon_run WHERE kind = ?1 ORDER BY n DESC LIMIT 1";
         let rows = self.engine.read(sql, vec![scope.into()]).await?;
         rows.first().map(|r| Ok((r.json(0)?, r.blob(1)?.to_vec()))).transpose()
+    }
+
+    /// The newest complete run of a scope from before that time; if there is none, the newest at all.
+    pub async fn recon_before(&self, scope: &str, at: DateTime<Utc>) -> Result<Option<KeptRecon>> {
+        let sql = "SELECT run_id, report, inputs FROM recon_run WHERE kind = ?1 AND complete = 1
+            ORDER BY CASE WHEN at < ?2 THEN 0 ELSE 1 END, n DESC LIMIT 1";
+        let rows = self.engine.read(sql, vec![scope.into(), at.into()]).await?;
+        let kept = |r: &Row| Ok(KeptRecon { run_id: r.text(0)?.to_owned(), report: r.json(1)?, inputs: r.blob(2)?.to_vec() });
+        rows.first().map(kept).transpose()
+    }
+
+    /// The report of one run.
+    pub async fn recon_report(&self, run_id: &str) -> Result<Option<Json>> {
+        let rows = self.engine.read("SELECT report FROM recon_run WHERE run_id = ?1", vec![run_id.into()]).await?;
+        rows.first().map(|r| r.json(0)).transpose()
     }
 
     pub async fn put_archive(&self, row: &ArchiveRow, fact: Fact) -> Result<()> {

@@ -321,6 +321,12 @@ impl Store {
         self.engine.read(sql, params).await?.iter().map(run_row).collect()
     }
 
+    /// When the oldest run that is kept was due.
+    pub async fn first_slot(&self) -> Result<Option<DateTime<Utc>>> {
+        let rows = self.engine.read("SELECT slot FROM task_run ORDER BY n LIMIT 1", vec![]).await?;
+        rows.first().map(|r| r.time(0)).transpose()
+    }
+
     /// The latest run of every task. Walks from task to task by the index: the cost does not grow with the history.
     pub async fn latest_runs(&self) -> Result<Vec<RunRow>> {
         let sql = concat!(

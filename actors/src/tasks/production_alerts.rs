@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use serde_json::json;
 
 use crate::{
-    alert,
+    alert, backup,
     domain::{
         alert_rule::{Api, Check, Database, Jobs, Part, Resources, Thresholds, api_health, database, jobs, parts, resources},
         schedule::Schedule,
@@ -75,6 +75,10 @@ async fn measured(env: &Env) -> Vec<Check> {
             &limits,
         ),
         Err(error) => vec![unanswered("resources", "resources", &error.message)],
+    });
+    checks.push(match backup::proof_age_check(env, env.now()).await {
+        Ok(check) => check,
+        Err(error) => unanswered("backup_age", "backup", &error.message),
     });
     checks.extend(match part_states(env).await {
         Ok(states) => parts(&states),

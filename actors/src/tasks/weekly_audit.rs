@@ -101,15 +101,15 @@ async fn roots_still_there(env: &Env, earlier: &[Chain]) -> Result<Json> {
 async fn archives(env: &Env) -> Result<Vec<Json>> {
     let folder = env.backup_path("daily");
     let recorded = env.store().backups(10_000).await?;
-    let today = env.now().date_naive();
+    let (today, identity) = (env.now().date_naive(), env.config().backup.identity_file.clone());
     blocking(move || {
         let (mut bad, mut dates) = (Vec::new(), BTreeSet::new());
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some(date) = date_of_archive(&name) else { continue };
             dates.insert(date);
-            let manifest = archive::read_manifest(&entry.path());
-            let result = manifest.and_then(|m| archive::verify(&entry.path(), m.as_ref()));
+            let opened = archive::open(&entry.path(), &identity);
+            let result = opened.and_then(|opened| opened.verify(&archive::VerifyOptions::default()));
             if let Err(error) = result {
                 bad.push(json!({"archive": name, "error": error.message}));
             }
