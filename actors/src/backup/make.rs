@@ -128,26 +128,27 @@ async fn make(run: &Run, busy: &Busy, scratch: &Path, now: DateTime<Utc>) -> Res
         }
     })
     .await?;
-    let proof = proof::prove(env, &run.run_id, &new, &written, &roots, scratch, busy, now).await;
+    let mut proof = proof::prove(env, &run.run_id, &new, &written, &roots, scratch, busy, now).await;
     let date = run.slot.date_naive();
     let (clear, folder) = (archive_name(date), env.backup_path("daily"));
     let there = [clear.clone(), encrypted_name(date)].iter().any(|name| folder.join(name).exists());
-    if there && !proof.passed() {
-        return Ok(Made { written, proof, publishable: None });
-    }
     let publishable = if config.backup.recipients.is_empty() {
         let (sha256, size_bytes) = (written.sha256.clone(), written.size_bytes);
         Publishable { new, target: folder.join(clear), sha256, size_bytes, recipients: Vec::new(), previous: name, base: None }
     } else {
         let _ = busy.phase("encrypting", 0);
-        let (from, to) = (new.clone(), scratch.join("archive.age"));
-        let encrypted = to.clone();
+        let (from, encrypted) = (new.clone(), scratch.join("archive.age"));
+        let to = encrypted.clone();
         let (size_bytes, sha256) = blocking(move || archive::encrypt(&from, &to, &recipients)).await?;
+        if !config.backup.identity_file.as_os_str().is_empty() {
+            proof.decrypts(&encrypted, &config.backup.identity_file, &written).await;
+        }
         let base = Some((new, env.data_path(BASE)));
-        let recipients = config.backup.recipients.clone();
-        Publishable { new: encrypted, target: folder.join(encrypted_name(date)), sha256, size_bytes, recipients, previous: name, base }
+        let (target, recipients) = (folder.join(encrypted_name(date)), config.backup.recipients.clone());
+        Publishable { new: encrypted, target, sha256, size_bytes, recipients, previous: name, base }
     };
-    Ok(Made { written, proof, publishable: Some(publishable) })
+    let publishable = (proof.passed() || !there).then_some(publishable);
+    Ok(Made { written, proof, publishable })
 }
 
 /// What the configuration asks for. Errors name the item.

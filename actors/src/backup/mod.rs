@@ -7,6 +7,8 @@ mod keep;
 mod make;
 mod progress;
 mod proof;
+#[cfg(test)]
+mod tests;
 
 use std::{fs::File, path::Path, time::Duration};
 

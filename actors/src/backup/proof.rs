@@ -62,6 +62,23 @@ impl Proof {
     }
 }
 
+impl Proof {
+    /// One more check, where this machine may have the identity: the encrypted archive opens, and every member of it is whole.
+    pub(super) async fn decrypts(&mut self, encrypted: &Path, identity: &Path, written: &Written) {
+        let (path, identity, toc) = (encrypted.to_owned(), identity.to_owned(), written.toc_sha256.clone());
+        let result = blocking(move || {
+            let opened = archive::open(&path, &identity)?;
+            if opened.toc_sha256() != toc {
+                return Err(Error::invalid("archive", "decrypted, it is another archive"));
+            }
+            let report = opened.verify(&archive::VerifyOptions::default())?;
+            Ok(json!({"files": report.sums.files, "members": report.members_read}))
+        })
+        .await;
+        self.note("decrypts", result);
+    }
+}
+
 /// Proves the archive at `path`; what is restored lies below `scratch` and goes with it.
 #[expect(clippy::too_many_arguments, reason = "what is proven, against what, and where")]
 pub(super) async fn prove(
