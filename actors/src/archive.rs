@@ -178,8 +178,11 @@ impl Opened {
 
     /// What is not below `root` as the archive has it; nothing is left out on either side.
     pub fn compare(&self, root: &Path) -> Result<Vec<Note>> {
-        let entries = self.entries()?;
-        echopilot_archive::compare::compare(entries, root).map_err(|e| self.about(e))
+        use echopilot_archive::compare::compare;
+        match &self.kind {
+            Kind::Contents(archive) => compare(archive.entries(), root).map_err(|e| self.about(e)),
+            Kind::Plain(_) => compare(self.entries()?.into_iter().map(Ok), root).map_err(|e| self.about(e)),
+        }
     }
 
     fn about(&self, error: echopilot_archive::Error) -> Error {

@@ -17,17 +17,19 @@ use crate::{
 const BUFFER: usize = 1 << 20;
 
 /// What is different below `root` from the entries, by name. Owners are not compared: restoring them needs a right of its own.
-pub fn compare(entries: Vec<Entry>, root: &Path) -> Result<Vec<Note>> {
+pub fn compare(entries: impl Iterator<Item = Result<Entry>>, root: &Path) -> Result<Vec<Note>> {
     let (mut notes, mut buffer) = (Vec::new(), vec![0; BUFFER]);
+    // Digests of names: a million of them are some 20 MB.
     let mut expected = std::collections::HashSet::new();
-    for entry in &entries {
+    for entry in entries {
+        let entry = entry?;
         let path = safe_member_path(&entry.name()).map_err(Error::Refused)?;
         for parent in path.ancestors().filter(|p| !p.as_os_str().is_empty()) {
             if !expected.insert(crate::name::digest(parent)) {
                 break;
             }
         }
-        if let Some(what) = difference(entry, &root.join(&path), root, &mut buffer)? {
+        if let Some(what) = difference(&entry, &root.join(&path), root, &mut buffer)? {
             notes.push(Note { path: entry.path.clone(), what });
         }
     }
