@@ -283,7 +283,7 @@ impl Writer<'_> {
         }
     }
 
-    fn begin_file(&mut self, entry: &Entry, path: PathBuf, damaged: bool) -> Result<()> {
+    fn begin_file(&mut self, entry: &Entry, path: PathBuf) -> Result<()> {
         let folder = self.parent(&path)?;
         if !self.make_room(&folder, &path)? {
             return Ok(());
@@ -295,8 +295,15 @@ impl Writer<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600)).map_err(io::Error::from).doing(doing())?;
         let temporary = path.with_file_name(temporary);
-        self.current =
-            Some(Current { entry: entry.clone(), path, temporary, file: Some(fd.into()), digest: blake3::Hasher::new(), hole: 0, damaged });
+        self.current = Some(Current {
+            entry: entry.clone(),
+            path,
+            temporary,
+            file: Some(fd.into()),
+            digest: blake3::Hasher::new(),
+            hole: 0,
+            damaged: false,
+        });
         Ok(())
     }
 
@@ -431,7 +438,8 @@ fn times(entry: &Entry) -> Timestamps {
 }
 
 impl Sink for Writer<'_> {
-    fn begin(&mut self, entry: &Entry, damaged: bool) -> Result<()> {
+    // A header that is lost costs nothing: the table of contents has all that it said, and the content has a digest of its own.
+    fn begin(&mut self, entry: &Entry, _: bool) -> Result<()> {
         let name = self.instead.get(&entry.path).filter(|_| entry.kind == Type::File);
         let path = match name {
             Some(other) if !is_wanted(entry, &self.options.only) => safe_member_path(&text_to_path(other)).map_err(Error::Refused)?,
@@ -439,7 +447,7 @@ impl Sink for Writer<'_> {
             _ => entry.check().map_err(Error::Refused)?,
         };
         match entry.kind {
-            Type::File => self.begin_file(entry, path, damaged),
+            Type::File => self.begin_file(entry, path),
             Type::Dir => self.folder(entry, path),
             Type::Symlink => self.symlink(entry, path),
             Type::Link => self.link(entry, path),

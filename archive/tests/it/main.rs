@@ -1,0 +1,10 @@
+//! What the archive format promises, shown from outside: restore equals source, the next archive is the one from scratch, damage is
+//! found and costs only what it hit, hostile archives touch nothing.
+
+mod damage;
+mod hostile;
+mod memory;
+mod properties;
+mod races;
+mod restore;
+mod tree;
