@@ -124,7 +124,12 @@ pub fn restore<S: ReadAt>(archive: &Archive<S>, target: &Path, options: &Options
         return anew(archive, target, options, plan);
     }
     if !options.salvage {
-        let report = archive.verify(&verify::Options { threads: options.threads, stop: options.stop, ..verify::Options::default() })?;
+        let report = archive.verify(&verify::Options {
+            threads: options.threads,
+            limits: options.limits,
+            stop: options.stop,
+            ..verify::Options::default()
+        })?;
         if !report.is_whole() {
             return Err(Error::damaged(report.sentence()));
         }
@@ -135,18 +140,26 @@ pub fn restore<S: ReadAt>(archive: &Archive<S>, target: &Path, options: &Options
 
 /// Into a folder of another name beside the target, which gets the target's name at the end.
 fn anew<S: ReadAt>(archive: &Archive<S>, target: &Path, options: &Options<'_>, plan: Plan) -> Result<Restored> {
-    if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::InTheWay(format!(
-            "{} is not empty: restore into a new folder, or say what is to happen with what is there",
-            target.display()
-        )));
+    let in_the_way = |what: &str| {
+        let target = target.display();
+        Err(Error::InTheWay(format!("{target} {what}: restore into a new folder, or say what is to happen with what is there")))
+    };
+    match fs::symlink_metadata(target) {
+        Ok(there) if !there.is_dir() => return in_the_way("is no folder"),
+        Ok(_) if fs::read_dir(target).doing(format!("cannot list {}", target.display()))?.next().is_some() => {
+            return in_the_way("is not empty");
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).doing(format!("cannot look at {}", target.display())),
     }
     let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).doing(format!("cannot create {}", parent.display()))?;
     let scratch = tempfile::Builder::new().prefix(".restore-").suffix(".tmp").tempdir_in(parent).doing("cannot create a scratch folder")?;
     let restored = write_below(archive, scratch.path(), options, plan)?;
     let _ = fs::remove_dir(target); // empty or absent, as seen above
-    fs::rename(scratch.keep(), target).doing(format!("cannot put the files into {}", target.display()))?;
+    fs::rename(scratch.path(), target).doing(format!("cannot put the files into {}", target.display()))?;
+    let _ = scratch.keep(); // it has another name now
     File::open(parent).and_then(|folder| folder.sync_all()).doing(format!("cannot sync {}", parent.display()))?;
     Ok(restored)
 }
@@ -206,8 +219,9 @@ fn write_below<S: ReadAt>(archive: &Archive<S>, root: &Path, options: &Options<'
     };
     let walk = Walk { threads: options.threads, wanted: &|_, _| true, done: options.done, stop: options.stop };
     let damage = walk.run(archive, &mut writer)?;
-    if !damage.is_empty() && !options.salvage {
-        return Err(Error::damaged(damage.join("; ")));
+    if !options.salvage && !(damage.is_empty() && writer.restored.damaged.is_empty()) {
+        let files = writer.restored.damaged.iter().map(|note| format!("{}: {}", note.path, note.what));
+        return Err(Error::damaged(files.chain(damage).take(10).collect::<Vec<_>>().join("; ")));
     }
     writer.restored.damage = damage;
     writer.finish_folders()?;
@@ -289,8 +303,10 @@ impl Writer<'_> {
             return Ok(());
         }
         let doing = || format!("cannot create {}", path.display());
-        // Another name until it is whole; the content's digest makes it one that nothing else has.
-        let temporary = PathBuf::from(format!(".{}.restore.tmp", &entry.blake3[..16]));
+        // Another name until it is whole; the content's digest makes it one that only an archive with such a name in it has too.
+        let names = (0..).map(|n: u32| PathBuf::from(format!(".{}.{n}.restore.tmp", &entry.blake3[..16])));
+        let mut free = names.filter(|name| !self.made.contains(&digest(&path.with_file_name(name))));
+        let temporary = free.next().expect("there are more names than files");
         let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty()); // of a restore that was killed
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600)).map_err(io::Error::from).doing(doing())?;
