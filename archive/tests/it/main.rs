@@ -1,6 +1,7 @@
 //! What the archive format promises, shown from outside: restore equals source, the next archive is the one from scratch, damage is
 //! found and costs only what it hit, hostile archives touch nothing.
 
+mod child;
 mod damage;
 mod hostile;
 mod memory;
