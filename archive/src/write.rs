@@ -74,6 +74,8 @@ pub struct Written {
     pub previous_refused: Option<String>,
 }
 
+/// Times of files may be this coarse.
+const RECENT_S: i64 = 2;
 /// Lists stay readable and small; beyond this many, one line says how many more there are.
 const MAX_NOTES: usize = 1000;
 
@@ -119,12 +121,14 @@ pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Writ
     let mut toc = Toc::new(spool)?;
     let mut sums = Sums::default();
     let pool = Buffers::default();
-    let reader = Reader { exclude: &options.exclude, never: [(own.dev(), own.ino())], stop: options.stop, read: options.read, pool: &pool };
+    let recent = own.mtime() - RECENT_S;
+    let reader =
+        Reader { recent, exclude: &options.exclude, never: [(own.dev(), own.ino())], stop: options.stop, read: options.read, pool: &pool };
 
     // Contents and members are of different sizes: a pool each.
     let members = Buffers::default();
-    let work = |packer: &mut Packer, Job::Pack { content }: Job| {
-        let step = pack(packer, &content, previous.as_ref(), members.any());
+    let work = |worker: &mut Worker, Job::Pack { content }: Job| {
+        let step = worker.pack(&content, previous.as_ref(), members.any());
         pool.put(content);
         step
     };
@@ -160,7 +164,7 @@ pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Writ
         }
         Ok(())
     };
-    in_order(threads(options.threads), |jobs| reader.read(roots, jobs), Packer::default, work, take)?;
+    in_order(threads(options.threads), |jobs| reader.read(roots, jobs), Worker::default, work, take)?;
 
     let toc_offset = out.position();
     let toc_sha256 = toc.finish(sums, toc_offset, &mut |bytes| out.write(bytes))?;
@@ -200,28 +204,50 @@ fn push_text(lines: &mut Vec<String>, line: String) {
     }
 }
 
-/// The member of this content: from the archive before, or made now.
-fn pack(packer: &mut Packer, content: &[u8], previous: Option<&Known>, mut bytes: Vec<u8>) -> Step {
-    let key = *blake3::hash(content).as_bytes();
-    let (mut copied_from, mut damaged) = (None, None);
-    if let Some((known, found)) = previous.and_then(|known| Some((known, known.find(&key)?))) {
-        match known.member(&found, &mut bytes) {
-            Ok(()) => copied_from = Some(found.offset),
-            Err(_) => damaged = Some(found.offset),
+/// Makes members. It remembers the last one that came out tiny: the holes of a sparse file are thousands of the same.
+#[derive(Default)]
+struct Worker {
+    packer: Packer,
+    tiny: Option<([u8; 32], Vec<u8>)>,
+}
+
+/// What a chunk of zeros comes to, and a little more.
+const TINY: usize = 4096;
+
+impl Worker {
+    /// The member of this content: from the archive before, or made now.
+    fn pack(&mut self, content: &[u8], previous: Option<&Known>, mut bytes: Vec<u8>) -> Step {
+        let key = *blake3::hash(content).as_bytes();
+        let (mut copied_from, mut damaged) = (None, None);
+        if let Some((known, found)) = previous.and_then(|known| Some((known, known.find(&key)?))) {
+            match known.member(&found, &mut bytes) {
+                Ok(()) => copied_from = Some(found.offset),
+                Err(_) => damaged = Some(found.offset),
+            }
         }
+        if copied_from.is_none() {
+            match &self.tiny {
+                Some((of, member)) if *of == key => bytes.clone_from(member),
+                _ => {
+                    self.packer.pack(content, &mut bytes);
+                    if bytes.len() < TINY && content.len() == CHUNK {
+                        self.tiny = Some((key, bytes.clone()));
+                    }
+                }
+            }
+        }
+        let sum = *blake3::hash(&bytes).as_bytes();
+        let content = u32::try_from(content.len()).expect("a member's content is far below 4 GiB");
+        Step::Member { content, key, packed: Packed { bytes, sum, copied_from, damaged } }
     }
-    if copied_from.is_none() {
-        packer.pack(content, &mut bytes);
-    }
-    let sum = *blake3::hash(&bytes).as_bytes();
-    let content = u32::try_from(content.len()).expect("a member's content is far below 4 GiB");
-    Step::Member { content, key, packed: Packed { bytes, sum, copied_from, damaged } }
 }
 
 type Line<'a> = Jobs<Job, Step>;
 
 /// The thread that walks and reads.
 struct Reader<'a> {
+    /// Files changed since then may be changing now.
+    recent: i64,
     exclude: &'a Patterns,
     never: [(u64, u64); 1],
     stop: &'a AtomicBool,
@@ -350,12 +376,17 @@ impl Reader<'_> {
                 }
                 (&file).take(size).read_to_end(&mut content)?;
                 let after = rustix::fs::fstat(&file)?;
-                let what = changed(&before, &after, content.len() as u64, size, || {
+                let same = || {
                     let mut again = self.pool.of(content.len());
                     let same = fill(&file, &mut again, 0).is_ok_and(|n| again[..n] == content[..]);
                     self.pool.put(again);
                     same
-                });
+                };
+                let mut what = changed(&before, &after, content.len() as u64, size, same);
+                // Two changes within a tick of the clock have the same time.
+                if what.is_none() && before.st_mtime >= self.recent && !same() {
+                    what = Some("changed while it was read".to_owned());
+                }
                 Ok(Some((before, what)))
             });
             let (before, what) = match looked {
