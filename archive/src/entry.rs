@@ -122,7 +122,8 @@ impl Entry {
 
 /// Zeros after content of that size.
 pub fn padding(size: u64) -> usize {
-    usize::try_from(size.next_multiple_of(BLOCK as u64) - size).expect("less than a block")
+    let over = usize::try_from(size % BLOCK as u64).expect("less than a block");
+    (BLOCK - over) % BLOCK
 }
 
 /// A block whose content says something about the next one.

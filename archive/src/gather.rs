@@ -2,10 +2,11 @@
 //! always read, never believed by its time; what could not be read as it was is noted.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{self, Read as _},
-    os::unix::fs::FileExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::FileExt as _},
+    path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -16,6 +17,7 @@ use crate::{
     entry::{BLOCK, Entry, Type, padding},
     error::{Error, Result},
     layout::{self, CHUNK, LARGE},
+    name::path_to_text,
     order::Jobs,
     pattern::Patterns,
     scan::{Found, Never, Note, Root, Scan, Source, entry},
@@ -26,6 +28,8 @@ pub(crate) type Line<'a> = Jobs<Job, Step>;
 
 /// The thread that walks and reads.
 pub(crate) struct Reader<'a> {
+    /// Files changed since then may be changing now.
+    pub(crate) recent: i64,
     pub(crate) exclude: &'a Patterns,
     pub(crate) never: &'a [Never],
     pub(crate) stop: &'a AtomicBool,
@@ -73,8 +77,9 @@ impl Reader<'_> {
     pub(crate) fn read(&self, roots: &[Root], jobs: &Line<'_>) -> Result<()> {
         let mut tar = Tar { jobs, pool: self.pool, position: 0, group: Vec::new() };
         // Large files come after the small ones, so that the groups of these stay together.
-        let (mut large, mut late_links): (Vec<Source>, Vec<Entry>) = (Vec::new(), Vec::new());
+        let (mut large, mut late_links): (Vec<Source>, Vec<(Entry, Source)>) = (Vec::new(), Vec::new());
         let mut waiting: HashSet<String> = HashSet::new();
+        let mut firsts = Firsts::default();
         {
             let mut found = |found: Found| {
                 if self.stop.load(Ordering::Relaxed) {
@@ -83,38 +88,62 @@ impl Reader<'_> {
                 match found {
                     Found::Problem(note) => jobs.done(Step::Problem(note)),
                     Found::Skipped(note) => jobs.done(Step::Skipped(note)),
-                    Found::Plain(entry) if entry.kind == Type::Link && waiting.contains(&entry.link) => {
-                        late_links.push(entry);
+                    Found::Plain(entry) => tar.small(entry, b""),
+                    Found::Link(entry, source) if waiting.contains(&entry.link) => {
+                        late_links.push((entry, source));
                         Ok(())
                     }
-                    Found::Plain(entry) => tar.small(entry, b""),
+                    Found::Link(entry, source) => self.link(entry, &source, &mut firsts, &mut tar),
                     Found::File(source) => {
-                        if source.size >= LARGE || !self.small_file(&source, &mut tar)? {
-                            waiting.insert(Note::new(&source.name, "").path);
+                        let done = if source.size >= LARGE { Outcome::Large } else { self.small_file(&source, &mut tar)? };
+                        if done == Outcome::Large {
+                            waiting.insert(text(&source.name));
                             large.push(source);
+                        } else {
+                            firsts.note(&source, done);
                         }
                         Ok(())
                     }
                 }
             };
-            let mut scan = Scan::new(self.exclude, self.never, &mut found);
+            let mut scan = Scan::new(self.exclude, self.never, roots, &mut found);
             roots.iter().try_for_each(|root| scan.root(root))?;
         }
         tar.cut()?;
         for source in large {
-            self.large_file(&source, &mut tar)?;
+            let done = self.large_file(&source, &mut tar)?;
+            firsts.note(&source, done);
         }
-        for entry in late_links {
-            tar.small(entry, b"")?;
+        for (entry, source) in late_links {
+            self.link(entry, &source, &mut firsts, &mut tar)?;
         }
         tar.cut()?;
         tar.push(&[0; 2 * BLOCK]);
         tar.cut()
     }
 
-    /// Reads the file whole, again if it changed meanwhile. False if it has become large.
-    fn small_file(&self, source: &Source, tar: &mut Tar<'_>) -> Result<bool> {
+    /// Another name of a file that was archived; if that one was not, the file itself.
+    fn link(&self, mut entry: Entry, source: &Source, firsts: &mut Firsts, tar: &mut Tar<'_>) -> Result<()> {
+        let asked = entry.link.clone();
+        if let Some(first) = firsts.of(&asked) {
+            entry.link = first;
+            return tar.small(entry, b"");
+        }
+        let mut done = if source.size >= LARGE { Outcome::Large } else { self.small_file(source, tar)? };
+        if done == Outcome::Large {
+            tar.cut()?;
+            done = self.large_file(source, tar)?;
+        }
+        if done == Outcome::Archived {
+            firsts.0.insert(asked, Some(entry.path));
+        }
+        Ok(())
+    }
+
+    /// Reads the file whole, again if it changed meanwhile.
+    fn small_file(&self, source: &Source, tar: &mut Tar<'_>) -> Result<Outcome> {
         let mut content = self.pool.empty();
+        let mut outcome = Outcome::Lost;
         for attempt in 0.. {
             content.clear();
             let looked = source.open().and_then(|file| {
@@ -124,18 +153,32 @@ impl Reader<'_> {
                     return Ok(None);
                 }
                 (&file).take(size).read_to_end(&mut content)?;
-                Ok(Some((before, rustix::fs::fstat(&file)?)))
+                let after = rustix::fs::fstat(&file)?;
+                let same = || {
+                    let mut again = self.pool.of(content.len());
+                    let same = fill(&file, &mut again, 0).is_ok_and(|n| again[..n] == content[..]);
+                    self.pool.put(again);
+                    same
+                };
+                let mut what = changed(&before, &after, content.len() as u64, size, same);
+                // Two changes within a tick of the clock have the same time.
+                if what.is_none() && before.st_mtime >= self.recent && !same() {
+                    what = Some("changed while it was read".to_owned());
+                }
+                Ok(Some((before, what)))
             });
-            let (before, after) = match looked {
-                Ok(Some(stats)) => stats,
-                Ok(None) => return Ok(false),
+            let (before, what) = match looked {
+                Ok(Some(looked)) => looked,
+                Ok(None) => {
+                    self.pool.put(content);
+                    return Ok(Outcome::Large);
+                }
                 Err(error) => {
                     tar.jobs.done(unread(source, &error))?;
                     break;
                 }
             };
             let size = regular(&before).unwrap_or(0);
-            let what = changed(&before, &after, content.len() as u64, size);
             if what.is_some() && attempt < 2 {
                 continue;
             }
@@ -146,20 +189,21 @@ impl Reader<'_> {
             self.read.fetch_add(size, Ordering::Relaxed);
             let entry = Entry { size, blake3: blake3::hash(&content).to_hex().to_string(), ..entry(&source.name, Type::File, &before) };
             tar.small(entry, &content)?;
+            outcome = archived(source, &before);
             break;
         }
         self.pool.put(content);
-        Ok(true)
+        Ok(outcome)
     }
 
-    fn large_file(&self, source: &Source, tar: &mut Tar<'_>) -> Result<()> {
+    fn large_file(&self, source: &Source, tar: &mut Tar<'_>) -> Result<Outcome> {
         let opened = source.open().and_then(|file| {
             let stat = rustix::fs::fstat(&file)?;
             Ok((regular(&stat)?, stat, file))
         });
         let (size, before, file) = match opened {
             Ok(opened) => opened,
-            Err(error) => return tar.jobs.done(unread(source, &error)),
+            Err(error) => return tar.jobs.done(unread(source, &error)).map(|()| Outcome::Lost),
         };
         let mut entry = Entry { size, ..entry(&source.name, Type::File, &before) };
         tar.push(&entry.header());
@@ -190,17 +234,77 @@ impl Reader<'_> {
             number += 1;
             tar.jobs.push(Job::Pack { content })?;
         }
+        let digest = digest.finalize();
         let problem = match read_all {
             Some((at, Some(error))) => Some(format!("cannot be read from byte {at} on: {error}; zeros stand there")),
             Some((at, None)) => Some(format!("shrank to {at} bytes while it was read; zeros stand after that")),
-            None => rustix::fs::fstat(&file).ok().and_then(|after| changed(&before, &after, size, size)),
+            None => match rustix::fs::fstat(&file) {
+                Ok(after) => changed(&before, &after, size, size, || self.begins_with(&file, size, digest)),
+                Err(error) => Some(format!("cannot be looked at after it was read: {}", io::Error::from(error))),
+            },
         };
         if let Some(what) = problem {
             tar.jobs.done(Step::Problem(Note::new(&source.name, what)))?;
         }
-        entry.blake3 = digest.finalize().to_hex().to_string();
-        tar.jobs.done(Step::Entry(entry))
+        entry.blake3 = digest.to_hex().to_string();
+        tar.jobs.done(Step::Entry(entry))?;
+        Ok(archived(source, &before))
     }
+
+    /// Whether the file still begins with as many bytes of that digest.
+    fn begins_with(&self, file: &File, size: u64, digest: blake3::Hash) -> bool {
+        let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+        let mut buffer = self.pool.of(CHUNK);
+        while at < size && !self.stop.load(Ordering::Relaxed) {
+            let length = usize::try_from(size - at).unwrap_or(usize::MAX).min(CHUNK);
+            match fill(file, &mut buffer[..length], at) {
+                Ok(n) if n == length => hasher.update(&buffer[..n]),
+                Ok(_) | Err(_) => break,
+            };
+            at += length as u64;
+        }
+        self.pool.put(buffer);
+        at == size && hasher.finalize() == digest
+    }
+}
+
+/// What became of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Archived,
+    /// Not archived, or something else was that has taken its place.
+    Lost,
+    /// Not yet: it has become large.
+    Large,
+}
+
+/// First names whose file is not in the archive under that name, and the other name that it is under, if it is.
+#[derive(Default)]
+struct Firsts(HashMap<String, Option<String>>);
+
+impl Firsts {
+    fn note(&mut self, source: &Source, outcome: Outcome) {
+        if outcome == Outcome::Lost && source.id.is_some() {
+            self.0.insert(text(&source.name), None);
+        }
+    }
+
+    /// The name to link to instead of `name`; `None` if the file is not in the archive.
+    fn of(&self, name: &str) -> Option<String> {
+        match self.0.get(name) {
+            None => Some(name.to_owned()),
+            Some(other) => other.clone(),
+        }
+    }
+}
+
+fn text(name: &Path) -> String {
+    path_to_text(name.as_os_str().as_bytes())
+}
+
+fn archived(source: &Source, stat: &rustix::fs::Stat) -> Outcome {
+    let same = source.id.is_none_or(|id| id == (stat.st_dev, stat.st_ino));
+    if same { Outcome::Archived } else { Outcome::Lost }
 }
 
 fn regular(stat: &rustix::fs::Stat) -> io::Result<u64> {
@@ -219,13 +323,15 @@ fn unread(source: &Source, error: &io::Error) -> Step {
     }
 }
 
-/// What happened to the file while it was read, if it matters: growing does not.
-fn changed(before: &rustix::fs::Stat, after: &rustix::fs::Stat, read: u64, size: u64) -> Option<String> {
+/// What happened to the file while it was read, if it matters. Growing does not, if what was read still stands there (`same`): a file
+/// that is written anew may grow too.
+fn changed(before: &rustix::fs::Stat, after: &rustix::fs::Stat, read: u64, size: u64, same: impl FnOnce() -> bool) -> Option<String> {
     let time = |stat: &rustix::fs::Stat| (stat.st_mtime, stat.st_mtime_nsec);
     if read < size || after.st_size < before.st_size {
         return Some(format!("shrank to {} bytes while it was read; zeros stand after that", read.min(after.st_size.unsigned_abs())));
     }
-    (time(before) != time(after) && before.st_size == after.st_size).then(|| "changed while it was read".to_owned())
+    let unchanged = time(before) == time(after) || before.st_size < after.st_size && same();
+    (!unchanged).then(|| "changed while it was read".to_owned())
 }
 
 /// Reads a chunk; answers from where on its bytes are not there and are zeros instead, and the error if one is why.

@@ -21,6 +21,8 @@ pub const FOOTER_SIZE: usize = EMPTY + FOOTER_PAYLOAD;
 const FOOTER_PAYLOAD: usize = 72;
 /// Bytes of the uncompressed content of one member, at most; more in a table of contents is a forged figure.
 pub const MAX_CONTENT: u32 = 4 << 20;
+/// Bytes of a member, at most: content that does not compress grows by less than that.
+pub const MAX_MEMBER: u32 = MAX_CONTENT + (64 << 10);
 
 /// Flags: an extra field; no time, no flags of the compressor, no operating system.
 const START: [u8; 10] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255];
@@ -129,7 +131,7 @@ pub fn gap_of(size: usize) -> Option<Vec<u8>> {
 
 /// Bytes that a compressed table of contents of that size takes in the archive.
 pub fn toc_size(compressed: u64) -> u64 {
-    compressed + compressed.div_ceil(TOC_PIECE as u64) * EMPTY as u64
+    compressed.saturating_add(compressed.div_ceil(TOC_PIECE as u64).saturating_mul(EMPTY as u64))
 }
 
 /// One piece of the table of contents.

@@ -98,6 +98,11 @@ pub struct Members {
 }
 
 impl Members {
+    /// Names seen so far, with folders that were only part of a name.
+    pub fn known(&self) -> u64 {
+        self.seen.len() as u64
+    }
+
     /// Remembers a member, or says why it cannot be: the name was there before, a file (or a link!) stands where a directory is needed, or
     /// the other way round. A directory may come twice. `path` has passed [`safe_member_path`].
     pub fn add(&mut self, path: &Path, kind: Kind) -> Result<(), String> {

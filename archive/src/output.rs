@@ -154,18 +154,17 @@ impl<'a> Output<'a> {
     pub(crate) fn finish(mut self) -> Result<Finished> {
         self.end_run()?;
         self.flush()?;
-        self.early.end();
-        self.file.sync_all().doing(format!("cannot sync {}", self.path.display()))?;
+        self.early.end().and_then(|()| self.file.sync_all()).doing(format!("cannot sync {}", self.path.display()))?;
         let sha256 = *self.digest.finish().as_ref().first_chunk().expect("SHA-256 is 32 bytes");
         Ok(Finished { bytes: self.position, sha256, shared_bytes: self.shared_bytes })
     }
 }
 
-/// Syncs what was written while the rest is still being made, so that the end does not wait for all of it. What fails here fails
-/// again in the sync at the end, which counts.
+/// Syncs what was written while the rest is still being made, so that the end does not wait for all of it. The kernel reports a failed
+/// write to one sync of a file only, so what fails here would not fail again in the sync at the end: it is kept for that.
 struct EarlySync {
     wake: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl EarlySync {
@@ -174,8 +173,9 @@ impl EarlySync {
         let thread = file.try_clone().ok().map(|file| {
             std::thread::spawn(move || {
                 while woken.recv().is_ok() {
-                    let _ = file.sync_data();
+                    file.sync_data()?;
                 }
+                Ok(())
             })
         });
         Self { wake: Some(wake), thread }
@@ -183,21 +183,24 @@ impl EarlySync {
 
     fn wake(&self) {
         if let Some(wake) = &self.wake {
-            let _ = wake.try_send(()); // it is at it already, or cannot
+            let _ = wake.try_send(()); // it is at it already, or has failed
         }
     }
 
-    fn end(&mut self) {
+    /// Waits for it. The error of a sync that failed.
+    fn end(&mut self) -> io::Result<()> {
         self.wake = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // it does not panic
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(synced)) => synced,
+            Some(Err(_)) => Err(io::Error::other("the thread that syncs failed")),
+            None => Ok(()),
         }
     }
 }
 
 impl Drop for EarlySync {
     fn drop(&mut self) {
-        self.end();
+        let _ = self.end(); // the archive is given up then
     }
 }
 

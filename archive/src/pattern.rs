@@ -26,22 +26,46 @@ impl Patterns {
     }
 }
 
-fn glob(pattern: &[u8], name: &[u8]) -> bool {
-    match pattern {
-        [] => name.is_empty(),
-        [b'*', b'*', b'/', rest @ ..] => glob(rest, name) || after_slashes(name).any(|tail| glob(rest, tail)),
-        [b'*', b'*', rest @ ..] => (0..=name.len()).any(|n| glob(rest, &name[n..])),
-        [b'*', rest @ ..] => {
-            let within = name.iter().position(|byte| *byte == b'/').unwrap_or(name.len());
-            (0..=within).any(|n| glob(rest, &name[n..]))
+/// Which beginnings of the name the pattern's beginning matches, symbol by symbol: the time is pattern times name, whatever the stars.
+fn glob(mut pattern: &[u8], name: &[u8]) -> bool {
+    let mut reached = vec![false; name.len() + 1];
+    reached[0] = true;
+    while !pattern.is_empty() {
+        match pattern {
+            // No folder or several: it goes on here, or after any slash further on.
+            [b'*', b'*', b'/', rest @ ..] => {
+                let mut before = false;
+                for at in 0..=name.len() {
+                    let here = reached[at];
+                    reached[at] |= before && name[at - 1] == b'/';
+                    before |= here;
+                }
+                pattern = rest;
+            }
+            [b'*', b'*', rest @ ..] => {
+                for at in 1..=name.len() {
+                    reached[at] |= reached[at - 1];
+                }
+                pattern = rest;
+            }
+            [b'*', rest @ ..] => {
+                for at in 1..=name.len() {
+                    reached[at] |= reached[at - 1] && name[at - 1] != b'/';
+                }
+                pattern = rest;
+            }
+            [symbol, rest @ ..] => {
+                for at in (1..=name.len()).rev() {
+                    let byte = name[at - 1];
+                    reached[at] = reached[at - 1] && if *symbol == b'?' { byte != b'/' } else { byte == *symbol };
+                }
+                reached[0] = false;
+                pattern = rest;
+            }
+            [] => {}
         }
-        [b'?', rest @ ..] => matches!(name, [byte, tail @ ..] if *byte != b'/' && glob(rest, tail)),
-        [byte, rest @ ..] => matches!(name, [first, tail @ ..] if first == byte && glob(rest, tail)),
     }
-}
-
-fn after_slashes(name: &[u8]) -> impl Iterator<Item = &[u8]> {
-    name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(n, _)| &name[n + 1..])
+    reached[name.len()]
 }
 
 #[cfg(test)]
@@ -64,6 +88,14 @@ mod tests {
             ("**/x/*.log", "x/y.log", true),
             ("**/x/*.log", "a/b/x/y.log", true),
             (".lock", "backups/daily/.lock", true),
+            ("**/x", "x", true),
+            ("**/x", "a/b/x", true),
+            ("**/x", "ax", false),
+            ("a/**/b", "a/b", true),
+            ("a/**/b", "a/c/d/b", true),
+            ("a/**/b", "a/cb", false),
+            ("a**b", "a/x/b", true),
+            ("*a*a*a*a*a*a*a*a*b", &"a".repeat(4000), false),
         ];
         for (pattern, name, expected) in cases {
             assert_eq!(Patterns::new([pattern]).unwrap().matches(name.as_bytes()), expected, "{pattern} {name}");

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs::File, path::PathBuf};
 use crate::{
     error::{Doing as _, Error, Result},
     hex,
-    member::{self, sizes},
+    member::{self, MAX_MEMBER, sizes},
     read::{Archive, ReadAt as _},
     toc::{Member, Row, deflate_of},
 };
@@ -62,12 +62,16 @@ impl Known {
 
     /// The member's bytes, in `out`. Errors: `Damaged` if they are not what they were.
     pub(crate) fn member(&self, found: &Found, out: &mut Vec<u8>) -> Result<()> {
+        let damaged = || Error::damaged("a member of the archive before is damaged");
+        if found.size > MAX_MEMBER {
+            return Err(damaged());
+        }
         out.resize(found.size as usize, 0);
         self.file.read_exact_at(out, found.offset).doing("cannot read the archive before")?;
-        if *blake3::hash(out).as_bytes() == found.sum && sizes(out).is_some() {
+        if *blake3::hash(out).as_bytes() == found.sum && sizes(out).is_some_and(|(size, _)| size == found.size) {
             Ok(())
         } else {
-            Err(Error::damaged("a member of the archive before is damaged"))
+            Err(damaged())
         }
     }
 }

@@ -11,8 +11,8 @@ use ring::digest::{Context as Digest, SHA256};
 use crate::{
     entry::{Entry, Type},
     error::{Doing as _, Error, Result},
-    limits::Limits,
-    member::{self, FOOTER_SIZE, Footer, MAX_CONTENT, Unpacker, toc_size},
+    limits::{DEFLATE_MAX_RATIO, Limits},
+    member::{self, FOOTER_SIZE, Footer, MAX_CONTENT, MAX_MEMBER, Unpacker, toc_size},
     name::Members,
     toc::{Member, Pieces, Row, Rows, Sums, is_another_entry},
 };
@@ -34,6 +34,9 @@ impl ReadAt for File {
         std::os::unix::fs::FileExt::read_exact_at(self, buffer, offset)
     }
 }
+
+/// So many folders may have no entry of their own: those above the roots of the archive.
+const IMPLIED_FOLDERS: u64 = 10_000;
 
 /// An archive with a table of contents.
 pub struct Archive<S: ReadAt> {
@@ -121,12 +124,19 @@ impl<S: ReadAt> Archive<S> {
     /// that fill the archive, sums that agree, nothing beyond the limits. Reads no content. Errors: `Damaged`, `Refused`.
     pub fn sums(&self, limits: &Limits) -> Result<Sums> {
         let (mut sums, mut names, mut at, mut last) = (Sums::default(), Members::default(), 0, None);
-        let mut content = 0;
+        let mut content = 0u64;
         for row in self.rows() {
             match row? {
                 Row::Member(m) => {
-                    if m.offset < at || m.content > MAX_CONTENT || (m.size as usize) < member::HEAD {
+                    if m.offset < at {
                         return Err(Error::damaged("the table of contents: members overlap"));
+                    }
+                    let most = u64::from(m.size) * DEFLATE_MAX_RATIO;
+                    if m.content > MAX_CONTENT || m.size > MAX_MEMBER || (m.size as usize) < member::HEAD || u64::from(m.content) > most {
+                        return Err(Error::damaged(format!(
+                            "the table of contents: no member has the sizes of the one at byte {}",
+                            m.offset
+                        )));
                     }
                     at = m.offset.saturating_add(m.size.into());
                     sums.members += 1;
@@ -137,7 +147,7 @@ impl<S: ReadAt> Archive<S> {
                     let kind = if entry.kind == Type::Dir { crate::name::Kind::Directory } else { crate::name::Kind::File };
                     names.add(&path, kind).map_err(Error::Refused)?;
                     // Content begins behind its header, which begins behind the content before.
-                    let expected = content + entry.header().len() as u64;
+                    let expected = content.saturating_add(entry.header().len() as u64);
                     if entry.data != expected {
                         return Err(Error::damaged(format!("the table of contents: {} does not stand where it says", entry.path)));
                     }
@@ -146,12 +156,20 @@ impl<S: ReadAt> Archive<S> {
                     sums.files += u64::from(entry.kind == Type::File);
                     sums.bytes = sums.bytes.saturating_add(entry.size);
                     limits.check(self.size, sums.bytes, sums.entries).map_err(Error::Refused)?;
+                    if content / DEFLATE_MAX_RATIO > self.size {
+                        return Err(Error::damaged("the table of contents: so large a tar does not come out of so small an archive"));
+                    }
+                    // Folders that only names speak of cost memory too.
+                    if names.known() > 2 * sums.entries + IMPLIED_FOLDERS {
+                        return Err(Error::Refused("the table of contents: too many folders have no entry of their own".into()));
+                    }
                 }
                 Row::End(end) => last = Some(end),
                 Row::Skipped => {}
             }
         }
-        let whole = last == Some(sums) && sums.tar == content + 2 * crate::entry::BLOCK as u64 && at <= self.footer.toc_offset;
+        let whole =
+            last == Some(sums) && sums.tar == content.saturating_add(2 * crate::entry::BLOCK as u64) && at <= self.footer.toc_offset;
         if whole { Ok(sums) } else { Err(Error::damaged("the table of contents: its sums do not agree with its rows")) }
     }
 
@@ -207,7 +225,7 @@ impl<S: ReadAt> Archive<S> {
     /// A member's content, checked against everything the table says of it.
     pub(crate) fn unpack(&self, m: &Member, unpacker: &mut Unpacker, bytes: &mut Vec<u8>, content: &mut Vec<u8>) -> Result<()> {
         let at = |what: &str| Error::damaged(format!("the member at byte {}: {what}", m.offset));
-        if m.content > MAX_CONTENT || m.offset.saturating_add(m.size.into()) > self.footer.toc_offset {
+        if m.content > MAX_CONTENT || m.size > MAX_MEMBER || m.offset.saturating_add(m.size.into()) > self.footer.toc_offset {
             return Err(at("it cannot be where the table of contents says"));
         }
         bytes.resize(m.size as usize, 0);
@@ -216,6 +234,10 @@ impl<S: ReadAt> Archive<S> {
             return Err(at("its bytes are not those that were written"));
         }
         unpacker.unpack(bytes, content).map_err(|e| at(&e.to_string()))?;
-        if *blake3::hash(content).as_bytes() == m.key { Ok(()) } else { Err(at("its content is not the one that was written")) }
+        if content.len() == m.content as usize && *blake3::hash(content).as_bytes() == m.key {
+            Ok(())
+        } else {
+            Err(at("its content is not the one that was written"))
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64},
 };
@@ -120,7 +121,8 @@ pub(crate) type Entries<'a> = Box<dyn Iterator<Item = Result<Entry>> + 'a>;
 pub fn restore<S: ReadAt>(archive: &Archive<S>, target: &Path, options: &Options<'_>) -> Result<Restored> {
     archive.sums(&options.limits)?;
     if options.conflict != Conflict::Refuse && !options.salvage {
-        let report = archive.verify(&verify::Options { threads: options.threads, stop: options.stop, ..verify::Options::default() })?;
+        let (threads, limits, stop) = (options.threads, options.limits, options.stop);
+        let report = archive.verify(&verify::Options { threads, limits, stop, ..verify::Options::default() })?;
         if !report.is_whole() {
             return Err(Error::damaged(report.sentence()));
         }
@@ -142,9 +144,10 @@ pub(crate) fn restore_from<'e>(
         writer.leave_these_out(&plan.left_out);
         writer.instead.clone_from(&plan.instead);
         let damage = run(&mut writer)?;
-        let first = writer.restored.damaged.first().map(|note| format!("{}: {}", note.path, note.what));
-        if let Some(what) = damage.first().or(first.as_ref()).filter(|_| !options.salvage) {
-            return Err(Error::damaged(what.clone()));
+        let whole = damage.is_empty() && writer.restored.damaged.is_empty();
+        if !options.salvage && !whole {
+            let files = writer.restored.damaged.iter().map(|note| format!("{}: {}", note.path, note.what));
+            return Err(Error::damaged(files.chain(damage).take(10).collect::<Vec<_>>().join("; ")));
         }
         writer.finish(damage)
     };
@@ -157,9 +160,18 @@ pub(crate) fn restore_from<'e>(
 
 /// Writes into a folder of another name beside the target, which gets the target's name at the end.
 pub(crate) fn into_new(target: &Path, write: &mut dyn FnMut(&Path) -> Result<Restored>) -> Result<Restored> {
-    if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
-        let what = "is not empty: restore into a new folder, or say what is to happen with what is there";
-        return Err(Error::InTheWay(format!("{} {what}", target.display())));
+    let in_the_way = |what: &str| {
+        let target = target.display();
+        Err(Error::InTheWay(format!("{target} {what}: restore into a new folder, or say what is to happen with what is there")))
+    };
+    match fs::symlink_metadata(target) {
+        Ok(there) if !there.is_dir() => return in_the_way("is no folder"),
+        Ok(_) if fs::read_dir(target).doing(format!("cannot list {}", target.display()))?.next().is_some() => {
+            return in_the_way("is not empty");
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).doing(format!("cannot look at {}", target.display())),
     }
     let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).doing(format!("cannot create {}", parent.display()))?;

@@ -44,8 +44,10 @@ impl Note {
 
 /// What the walk came across.
 pub(crate) enum Found {
-    /// A folder, a symbolic link, or another name of a file that was found before: needs no reading.
+    /// A folder or a symbolic link: needs no reading.
     Plain(Entry),
+    /// Another name of a file that was found before; it has to be read after all if that one could not be.
+    Link(Entry, Source),
     File(Source),
     /// Not archived although it should be.
     Problem(Note),
@@ -61,13 +63,16 @@ pub(crate) struct Source {
     pub(crate) root: PathBuf,
     pub(crate) below: PathBuf,
     pub(crate) size: u64,
+    /// Device and inode of a file with several names: what links to it must not get what has taken its place since.
+    pub(crate) id: Option<(u64, u64)>,
 }
 
 impl Source {
     pub(crate) fn open(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         if self.below.as_os_str().is_empty() {
-            return Ok(rustix::fs::openat(CWD, &self.root, flags, Mode::empty())?.into());
+            // Like a folder it may be a symbolic link: the operator put it there.
+            return Ok(rustix::fs::openat(CWD, &self.root, flags.difference(OFlags::NOFOLLOW), Mode::empty())?.into());
         }
         let root = open_root(&self.root)?;
         Ok(openat2(root, &self.below, flags, Mode::empty(), BENEATH)?.into())
@@ -111,7 +116,7 @@ pub fn measure(roots: &[Root], exclude: &Patterns) -> (u64, u64) {
         }
         Ok::<(), std::convert::Infallible>(())
     };
-    let mut scan = Scan::new(exclude, &[], &mut found);
+    let mut scan = Scan::new(exclude, &[], roots, &mut found);
     for root in roots {
         let Ok(()) = scan.root(root);
     }
@@ -122,14 +127,22 @@ pub fn measure(roots: &[Root], exclude: &Patterns) -> (u64, u64) {
 pub(crate) struct Scan<'a, E> {
     pub(crate) exclude: &'a Patterns,
     pub(crate) never: &'a [Never],
+    /// Names of all roots: one may lie within another.
+    pub(crate) roots: Vec<&'a Path>,
     pub(crate) found: &'a mut dyn FnMut(Found) -> Result<(), E>,
     /// Files with several names, by device and inode: the first name, which of them is archived.
     links: HashMap<(u64, u64), PathBuf>,
 }
 
 impl<'a, E> Scan<'a, E> {
-    pub(crate) fn new(exclude: &'a Patterns, never: &'a [Never], found: &'a mut dyn FnMut(Found) -> Result<(), E>) -> Self {
-        Self { exclude, never, found, links: HashMap::new() }
+    pub(crate) fn new(
+        exclude: &'a Patterns,
+        never: &'a [Never],
+        roots: &'a [Root],
+        found: &'a mut dyn FnMut(Found) -> Result<(), E>,
+    ) -> Self {
+        let roots = roots.iter().map(|root| root.name.as_path()).collect();
+        Self { exclude, never, roots, found, links: HashMap::new() }
     }
 
     pub(crate) fn root(&mut self, root: &Root) -> Result<(), E> {
@@ -185,7 +198,20 @@ impl<'a, E> Scan<'a, E> {
                     continue;
                 }
             };
-            match file_type(&stat) {
+            let kind = file_type(&stat);
+            match self.roots.iter().find(|other| other.starts_with(&full)) {
+                // The same name twice would be no archive.
+                Some(other) if *other == full => {
+                    (self.found)(Found::Skipped(Note::new(&full, "another root of the archive has this name")))?;
+                    continue;
+                }
+                Some(_) if kind != FileType::Directory => {
+                    self.problem(&full, "another root of the archive needs a folder of this name")?;
+                    continue;
+                }
+                _ => {}
+            }
+            match kind {
                 FileType::Directory if self.is_never(&stat).is_some() => {
                     let why = self.is_never(&stat).unwrap_or_default();
                     (self.found)(Found::Skipped(Note::new(&full, why)))?;
@@ -210,6 +236,10 @@ impl<'a, E> Scan<'a, E> {
         let mut names = Vec::new();
         match list(root, below) {
             Ok(all) => names = all,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !below.as_os_str().is_empty() => {
+                (self.found)(Found::Skipped(Note::new(&full, "vanished before it was read")))?;
+                return Ok(names.into_iter());
+            }
             Err(error) => self.problem(&full, format!("cannot list the folder: {error}"))?,
         }
         names.sort_unstable();
@@ -221,15 +251,17 @@ impl<'a, E> Scan<'a, E> {
         if let Some(why) = self.is_never(stat) {
             return (self.found)(Found::Skipped(Note::new(&full, why)));
         }
-        if stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-                let link = path_to_text(first.as_os_str().as_bytes());
-                return (self.found)(Found::Plain(Entry { link, ..entry(&full, Type::Link, stat) }));
-            }
-            self.links.insert((stat.st_dev, stat.st_ino), full.clone());
-        }
+        let id = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        (self.found)(Found::File(Source { name: full, root: root.path.clone(), below: below.to_owned(), size }))
+        let source = Source { name: full.clone(), root: root.path.clone(), below: below.to_owned(), size, id };
+        if let Some(id) = id {
+            if let Some(first) = self.links.get(&id) {
+                let link = path_to_text(first.as_os_str().as_bytes());
+                return (self.found)(Found::Link(Entry { link, ..entry(&full, Type::Link, stat) }, source));
+            }
+            self.links.insert(id, full);
+        }
+        (self.found)(Found::File(source))
     }
 
     fn symlink(&mut self, root: &Root, below: &Path, full: &Path, stat: &Stat) -> Result<(), E> {

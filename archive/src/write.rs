@@ -4,7 +4,10 @@
 
 use std::{
     fs::File,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64},
 };
@@ -12,11 +15,12 @@ use std::{
 use crate::{
     buffers::Buffers,
     entry::{Entry, Type},
-    error::{Doing as _, Result},
+    error::{Doing as _, Error, Result},
     gather::Reader,
     hex,
-    layout::ALIGN,
+    layout::{ALIGN, CHUNK},
     member::{Packer, padding as aligning},
+    name::safe_member_path,
     order::{in_order, threads},
     output::Output,
     pattern::Patterns,
@@ -69,6 +73,8 @@ pub struct Written {
     pub previous_refused: Option<String>,
 }
 
+/// Times of files may be this coarse.
+const RECENT_S: i64 = 2;
 /// Lists stay readable and small; beyond this many, one line says how many more there are.
 const MAX_NOTES: usize = 1000;
 
@@ -95,8 +101,9 @@ pub(crate) struct Packed {
 
 /// Writes the archive of `roots` to `target`, which must not exist, and syncs it. The caller gives it its final name. Two archives of
 /// the same content and metadata are the same bytes, whatever `threads` and `previous` are.
-/// Errors: `Io` naming what failed, `Stopped`. What could not be read is no error but a note in `problems`.
+/// Errors: `Io` naming what failed, `Refused` for roots whose names cannot be in one archive, `Stopped`. What could not be read is no error but a note in `problems`.
 pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Written> {
+    check_names(roots)?;
     let create = || File::options().read(true).write(true).create_new(true).mode(options.mode).open(target);
     let file = create().doing(format!("cannot create {}", target.display()))?;
     let own = file.metadata().doing("cannot look at the new archive")?;
@@ -119,12 +126,13 @@ pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Writ
             never.push((there.dev(), there.ino(), *why));
         }
     }
-    let reader = Reader { exclude: &options.exclude, never: &never, stop: options.stop, read: options.read, pool: &pool };
+    let recent = own.mtime() - RECENT_S;
+    let reader = Reader { recent, exclude: &options.exclude, never: &never, stop: options.stop, read: options.read, pool: &pool };
 
     // Contents and members are of different sizes: a pool each.
     let members = Buffers::default();
-    let work = |packer: &mut Packer, Job::Pack { content }: Job| {
-        let step = pack(packer, &content, previous.as_ref(), members.any());
+    let work = |worker: &mut Worker, Job::Pack { content }: Job| {
+        let step = worker.pack(&content, previous.as_ref(), members.any());
         pool.put(content);
         step
     };
@@ -160,7 +168,7 @@ pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Writ
         }
         Ok(())
     };
-    in_order(threads(options.threads), |jobs| reader.read(roots, jobs), Packer::default, work, take)?;
+    in_order(threads(options.threads), |jobs| reader.read(roots, jobs), Worker::default, work, take)?;
 
     let toc_offset = out.position();
     let toc_sha256 = toc.finish(sums, toc_offset, &mut |bytes| out.write(bytes))?;
@@ -171,6 +179,19 @@ pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Writ
     written.shared_bytes = done.shared_bytes;
     (written.entries, written.files, written.content_bytes) = (sums.entries, sums.files, sums.bytes);
     Ok(written)
+}
+
+fn check_names(roots: &[Root]) -> Result<()> {
+    for (n, root) in roots.iter().enumerate() {
+        let refuse = |what: &str| Err(Error::Refused(format!("the root {}: {what}", root.name.display())));
+        match safe_member_path(root.name.as_os_str().as_bytes()) {
+            Err(why) => return refuse(&why),
+            Ok(path) if path.as_os_str() != root.name.as_os_str() => return refuse("its name is not written in the canonical way"),
+            Ok(_) if roots[..n].iter().any(|other| other.name == root.name) => return refuse("another one has the same name"),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn push(notes: &mut Vec<Note>, note: Note) {
@@ -187,20 +208,40 @@ fn push_text(lines: &mut Vec<String>, line: String) {
     }
 }
 
-/// The member of this content: from the archive before, or made now.
-fn pack(packer: &mut Packer, content: &[u8], previous: Option<&Known>, mut bytes: Vec<u8>) -> Step {
-    let key = *blake3::hash(content).as_bytes();
-    let (mut copied_from, mut damaged) = (None, None);
-    if let Some((known, found)) = previous.and_then(|known| Some((known, known.find(&key)?))) {
-        match known.member(&found, &mut bytes) {
-            Ok(()) => copied_from = Some(found.offset),
-            Err(_) => damaged = Some(found.offset),
+/// Makes members. It remembers the last one that came out tiny: the holes of a sparse file are thousands of the same.
+#[derive(Default)]
+struct Worker {
+    packer: Packer,
+    tiny: Option<([u8; 32], Vec<u8>)>,
+}
+
+/// What a chunk of zeros comes to, and a little more.
+const TINY: usize = 4096;
+
+impl Worker {
+    /// The member of this content: from the archive before, or made now.
+    fn pack(&mut self, content: &[u8], previous: Option<&Known>, mut bytes: Vec<u8>) -> Step {
+        let key = *blake3::hash(content).as_bytes();
+        let (mut copied_from, mut damaged) = (None, None);
+        if let Some((known, found)) = previous.and_then(|known| Some((known, known.find(&key)?))) {
+            match known.member(&found, &mut bytes) {
+                Ok(()) => copied_from = Some(found.offset),
+                Err(_) => damaged = Some(found.offset),
+            }
         }
+        if copied_from.is_none() {
+            match &self.tiny {
+                Some((of, member)) if *of == key => bytes.clone_from(member),
+                _ => {
+                    self.packer.pack(content, &mut bytes);
+                    if bytes.len() < TINY && content.len() == CHUNK {
+                        self.tiny = Some((key, bytes.clone()));
+                    }
+                }
+            }
+        }
+        let sum = *blake3::hash(&bytes).as_bytes();
+        let content = u32::try_from(content.len()).expect("a member's content is far below 4 GiB");
+        Step::Member { content, key, packed: Packed { bytes, sum, copied_from, damaged } }
     }
-    if copied_from.is_none() {
-        packer.pack(content, &mut bytes);
-    }
-    let sum = *blake3::hash(&bytes).as_bytes();
-    let content = u32::try_from(content.len()).expect("a member's content is far below 4 GiB");
-    Step::Member { content, key, packed: Packed { bytes, sum, copied_from, damaged } }
 }

@@ -129,14 +129,17 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn begin_file(&mut self, entry: &Entry, path: PathBuf, damaged: bool) -> Result<()> {
+    fn begin_file(&mut self, entry: &Entry, path: PathBuf) -> Result<()> {
         let folder = self.parent(&path)?;
         if !self.make_room(&folder, &path)? {
             return Ok(());
         }
         let doing = || format!("cannot create {}", path.display());
-        // Another name until it is whole, which nothing else has.
-        let temporary = PathBuf::from(format!(".{}.restore.tmp", crate::hex::encode(&digest(&path))));
+        // Another name until it is whole, that nothing has; an archive may have been made of a folder with such a name in it.
+        let own = crate::hex::encode(&digest(&path));
+        let names = (0..).map(|n: u32| PathBuf::from(format!(".{own}.{n}.restore.tmp")));
+        let mut free = names.filter(|name| !self.made.contains(&digest(&path.with_file_name(name))));
+        let temporary = free.next().expect("there are more names than files");
         let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty()); // of a restore that was killed
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600)).map_err(io::Error::from).doing(doing())?;
@@ -148,7 +151,7 @@ impl<'a> Writer<'a> {
             file: Some(fd.into()),
             digest: blake3::Hasher::new(),
             hole: 0,
-            damaged: damaged.then(|| "its header stands in a damaged member".to_owned()),
+            damaged: None,
         });
         Ok(())
     }
@@ -285,7 +288,8 @@ fn times(entry: &Entry) -> Timestamps {
 }
 
 impl Sink for Writer<'_> {
-    fn begin(&mut self, entry: &Entry, damaged: bool) -> Result<()> {
+    // A header that is lost costs nothing: the table of contents has all that it said, and the content has a digest of its own.
+    fn begin(&mut self, entry: &Entry, _: bool) -> Result<()> {
         let name = self.instead.get(&entry.path).filter(|_| entry.kind == Type::File);
         let path = match name {
             Some(other) if !is_wanted(entry, &self.options.only) => safe_member_path(&text_to_path(other)).map_err(Error::Refused)?,
@@ -293,7 +297,7 @@ impl Sink for Writer<'_> {
             _ => safe_member_path(&entry.name()).map_err(Error::Refused)?,
         };
         match entry.kind {
-            Type::File => self.begin_file(entry, path, damaged),
+            Type::File => self.begin_file(entry, path),
             Type::Dir => self.folder(entry, path),
             Type::Symlink => self.symlink(entry, path),
             Type::Link => self.link(entry, path),

@@ -11,6 +11,7 @@ mod demo;
 mod faults;
 mod finance;
 mod ingest;
+mod interop;
 mod metrics;
 mod money;
 mod oracle;

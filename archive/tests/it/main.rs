@@ -1,0 +1,13 @@
+//! What the archive format promises, shown from outside: restore equals source, the next archive is the one from scratch, damage is
+//! found and costs only what it hit, hostile archives touch nothing.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod child;
+mod damage;
+mod hostile;
+mod memory;
+mod other_archives;
+mod properties;
+mod races;
+mod restore;
+mod tree;
