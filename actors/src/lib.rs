@@ -43,6 +43,8 @@ pub mod providers;
 pub mod recon;
 /// [actor] Keeps the sandbox serving.
 pub mod sandbox;
+/// [basic] What the daemon signs, so that others can tell that it did.
+pub mod signing;
 /// [actor] The minutes of the service level.
 pub mod slo;
 /// [family] Every query by name; the only SQL.
