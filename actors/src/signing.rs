@@ -16,7 +16,7 @@ use ring::{
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    error::{Context as _, Error, Result},
+    error::{Error, Result},
     files,
 };
 
@@ -80,11 +80,13 @@ impl Signer {
         static TURN: Mutex<()> = Mutex::new(()); // two first uses at once must not make two keys
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let path = data.join(KEY_FILE);
-        let unusable = || Error::invalid("configuration", format!("{} holds no usable key: delete it and a new one is made", path.display()));
+        let unusable =
+            || Error::invalid("configuration", format!("{} holds no usable key: delete it and a new one is made", path.display()));
         let pkcs8 = match fs::read_to_string(&path) {
             Ok(text) => from_hex(text.trim()).ok_or_else(unusable)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| Error::internal("no random numbers for a key"))?;
+                let made =
+                    Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| Error::internal("no random numbers for a key"))?;
                 files::replace(&path, format!("{}\n", files::hex(made.as_ref())).as_bytes(), files::MODE_PRIVATE)?;
                 made.as_ref().to_vec()
             }
