@@ -144,6 +144,12 @@ pub fn manifest_name(archive: &str) -> String {
     format!("{}{MANIFEST}", plain_name(archive))
 }
 
+/// The digest of the archive that a manifest describes; `None` if it is no manifest or names none.
+pub fn digest_in_manifest(bytes: &[u8]) -> Option<String> {
+    let manifest: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    manifest["archive_sha256"].as_str().filter(|s| s.len() == 64).map(str::to_owned)
+}
+
 /// The day of an archive of payouts at the target.
 pub fn payouts_day_of(name: &str) -> Option<NaiveDate> {
     plain_name(name).strip_prefix(PAYOUTS)?.strip_prefix("payout_recon_")?.strip_suffix(".json")?.parse().ok()
@@ -233,6 +239,8 @@ mod tests {
         assert_eq!(day_of("daily/backup_2026-03-01.tar.gz.age"), "2026-03-01".parse().ok());
         assert_eq!(day_of("daily/backup_2026-03-01.tar.gz.manifest.json"), None);
         assert_eq!(manifest_name("daily/backup_2026-03-01.tar.gz.v-00ff"), "daily/backup_2026-03-01.tar.gz.manifest.json");
+        assert_eq!(digest_in_manifest(format!("{{\"archive_sha256\":\"{}\"}}", "ab".repeat(32)).as_bytes()), Some("ab".repeat(32)));
+        assert!([&b"{"[..], b"[]", b"{\"archive_sha256\":\"\"}"].iter().all(|bytes| digest_in_manifest(bytes).is_none()));
         assert_eq!(payouts_day_of("payouts/payout_recon_2026-03-01.json"), "2026-03-01".parse().ok());
         assert_eq!(payouts_day_of("payouts/other.json"), None);
         let at = "2026-03-01T02:00:00Z".parse().unwrap();

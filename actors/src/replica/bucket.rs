@@ -57,10 +57,10 @@ impl Bucket {
         if let Some(token) = &keys.token {
             builder = builder.with_token(token.expose_secret());
         }
-        if settings.endpoint.is_empty() {
-            builder = builder.with_virtual_hosted_style_request(true);
-        } else {
-            builder = builder.with_endpoint(settings.endpoint.trim_end_matches('/')).with_virtual_hosted_style_request(false);
+        // A bucket whose name has a dot is no host name that a certificate covers; services of others have paths.
+        builder = builder.with_virtual_hosted_style_request(settings.endpoint.is_empty() && !bucket.contains('.'));
+        if !settings.endpoint.is_empty() {
+            builder = builder.with_endpoint(settings.endpoint.trim_end_matches('/'));
         }
         let store =
             builder.build().map_err(|e| Error::invalid("configuration", format!("the bucket of replica.url cannot be used: {e}")))?;
@@ -106,7 +106,7 @@ impl Bucket {
 
     pub(super) async fn put(&self, name: &str, source: &Source, replace: bool, resume: Option<Upload>, watch: &dyn Watch) -> Result<u64> {
         let path = self.path(name)?;
-        if !replace && self.size(&path).await?.is_some() {
+        if !replace && self.size_at(&path).await?.is_some() {
             return Err(exists(name));
         }
         if source.size > self.part_bytes {
@@ -147,7 +147,7 @@ impl Bucket {
                     Some(part.content_id)
                 })
             } else {
-                if !replace && self.size(path).await?.is_some() {
+                if !replace && self.size_at(path).await?.is_some() {
                     return Err(exists(name));
                 }
                 let parts = || upload.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
@@ -160,7 +160,7 @@ impl Bucket {
                 }
                 Ok(None) => return Ok(sent),
                 // The answer to the last step was lost, and the bucket has forgotten the upload because it is whole.
-                Err(error) if error.code == Code::NotFound && at >= source.size && self.size(path).await? == Some(source.size) => {
+                Err(error) if error.code == Code::NotFound && at >= source.size && self.size_at(path).await? == Some(source.size) => {
                     return Ok(sent);
                 }
                 // The bucket's own rules ended it: from the beginning, once.
@@ -180,7 +180,11 @@ impl Bucket {
         Ok(upload)
     }
 
-    async fn size(&self, path: &Path) -> Result<Option<u64>> {
+    pub(super) async fn size(&self, name: &str) -> Result<Option<u64>> {
+        self.size_at(&self.path(name)?).await
+    }
+
+    async fn size_at(&self, path: &Path) -> Result<Option<u64>> {
         match self.trying(|| self.store.head(path)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(error) if error.code == Code::NotFound => Ok(None),
@@ -217,18 +221,18 @@ async fn payload(source: &Source, at: u64, len: u64) -> Result<PutPayload> {
 
 /// Ours for theirs. Only what the bucket refused for good is not worth trying again.
 fn translated(error: StoreError) -> Error {
+    let text = error.to_string();
+    // Not every call tells a refusal from an outage by its kind; the status is in the text of all.
+    let says = |statuses: &[&str]| statuses.iter().any(|status| text.contains(&format!("non-2xx status code: {status}")));
     let code = match &error {
-        StoreError::NotFound { .. } => return Error::new(Code::NotFound, "replica", error.to_string()),
-        StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } => return Error::conflict("exists", error.to_string()),
+        StoreError::NotFound { .. } => Code::NotFound,
+        StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } => return Error::conflict("exists", text),
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => Code::Forbidden,
         StoreError::NotSupported { .. } | StoreError::NotImplemented { .. } | StoreError::InvalidPath { .. } => Code::Invalid,
+        _ if says(&["404"]) => Code::NotFound,
+        _ if says(&["401", "403"]) => Code::Forbidden,
+        _ if says(&["400", "405", "411", "416"]) => Code::Invalid,
         _ => Code::Unavailable,
     };
-    let text = error.to_string();
-    if code == Code::Unavailable && text.contains("NoSuchUpload") {
-        return Error::new(Code::NotFound, "replica", text);
-    }
-    // The library tells a refusal (400) from an outage in its text alone.
-    let refused = ["400 Bad Request", "405 Method", "411 Length", "416 Range"].iter().any(|status| text.contains(status));
-    Error::new(if refused { Code::Invalid } else { code }, "replica", text)
+    Error::new(code, "replica", text)
 }

@@ -10,12 +10,11 @@ use std::{
 
 use chrono::{DateTime, NaiveDate, Utc};
 use ring::digest::{Context as Digest, SHA256};
-use serde_json::Value as Json;
 
 use super::{Object, Target};
 use crate::{
     config::{BucketKeys, Config},
-    domain::replica::{DAILY, day_of, manifest_name, plain_name},
+    domain::replica::{DAILY, day_of, digest_in_manifest, manifest_name, plain_name},
     error::{Context as _, Error, Result},
     files,
 };
@@ -105,8 +104,7 @@ async fn fetch_one(
     let manifest_name = manifest_name(&stored.name);
     for object in objects.iter().filter(|o| plain_name(&o.name) == manifest_name) {
         let bytes = target.read(&object.name, object.size).await?;
-        let manifest: Json = serde_json::from_slice(&bytes).unwrap_or_default();
-        if manifest["archive_sha256"].as_str() == Some(sha256.as_str()) {
+        if digest_in_manifest(&bytes).as_ref() == Some(&sha256) {
             let path = to.join(format!("{file_name}.manifest.json"));
             files::replace(&path, &bytes, files::MODE_PRIVATE)?;
             fs::rename(&part, &archive).context(format!("cannot create {}", archive.display()))?;

@@ -61,7 +61,8 @@ impl Folder {
                     let entry = entry.context(format!("cannot list {}", path.display()))?;
                     let (kind, path) = (entry.file_type()?, entry.path());
                     let Some(name) = path.strip_prefix(&folder.root).ok().and_then(Path::to_str) else { continue }; // not one of ours
-                    let hidden = entry.file_name().to_string_lossy().starts_with('.');
+                    // The root of a disk has a folder that nobody may read.
+                    let hidden = entry.file_name().to_string_lossy().starts_with('.') || entry.file_name() == "lost+found";
                     if kind.is_dir() && !hidden && (prefix.starts_with(name) || name.starts_with(&prefix)) {
                         open.push(path);
                     } else if kind.is_file() && !hidden && name.starts_with(&prefix) {
@@ -97,6 +98,16 @@ impl Folder {
         let (name, sent) = (name.to_owned(), source.size - from);
         blocking(move || publish(&part, &path, replace, &name)).await?;
         Ok(sent)
+    }
+
+    pub(super) async fn size(&self, name: &str) -> Result<Option<u64>> {
+        let path = self.path(name)?;
+        blocking(move || match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        })
+        .await
     }
 
     pub(super) async fn read_range(&self, name: &str, offset: u64, len: u64) -> Result<Bytes> {

@@ -166,8 +166,22 @@ impl Target {
         bytes.map_err(|e| e.context(format!("cannot read {name} at the second target")))
     }
 
-    /// Reads an object of `size` bytes back and answers its SHA-256, in hex.
+    /// How many bytes an object has; `None` if there is none of that name.
+    pub async fn size(&self, name: &str) -> Result<Option<u64>> {
+        match &self.kind {
+            Kind::Folder(folder) => folder.size(name).await,
+            Kind::Bucket(bucket) => bucket.size(name).await,
+        }
+    }
+
+    /// Reads an object of `size` bytes back and answers its SHA-256, in hex. Errors: `unavailable` with reason `not_the_same` if it has
+    /// another size.
     pub async fn digest(&self, name: &str, size: u64) -> Result<String> {
+        let there = self.size(name).await?;
+        if there != Some(size) {
+            let there = there.map_or("is not there".to_owned(), |n| format!("has {n} bytes there"));
+            return Err(Error::unavailable("not_the_same", format!("{name} {there} and should have {size}")));
+        }
         let mut digest = Digest::new(&SHA256);
         self.pieces(name, 0, size, &mut |piece| {
             digest.update(&piece);

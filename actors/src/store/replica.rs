@@ -80,6 +80,13 @@ impl Store {
         self.engine.read(sql, vec![target.into()]).await?.iter().map(replica_row).collect()
     }
 
+    /// One of them.
+    pub async fn replica_object(&self, target: &str, name: &str) -> Result<Option<ReplicaRow>> {
+        let sql = "SELECT target, name, sha256, size_bytes, state, upload, attempts, started_at, verified_at, error
+            FROM replica_object WHERE target = ?1 AND name = ?2";
+        self.engine.read(sql, vec![target.into(), name.into()]).await?.first().map(replica_row).transpose()
+    }
+
     /// The end of every chain of the journal, as its head row has it: what a checkpoint records. Nothing is verified here.
     pub async fn journal_heads(&self) -> Result<Vec<Chain>> {
         let rows = self.engine.read("SELECT writer, seq, hash FROM journal_head ORDER BY writer", vec![]).await?;

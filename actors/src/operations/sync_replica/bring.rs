@@ -60,7 +60,9 @@ impl Bringing<'_> {
         let mut local = Local { name: item.name.clone(), size: item.size, sha256 };
         let mut failed = None;
         for _ in 0..ROUNDS {
-            let recorded = self.rows.iter().map(|(name, r)| (name.clone(), Recorded { sha256: r.sha256.clone(), state: r.state.clone() }));
+            // Other contents of this name have names that begin with it.
+            let recorded = self.rows.range(local.name.clone()..).take_while(|(name, _)| name.starts_with(&local.name));
+            let recorded = recorded.map(|(name, r)| (name.clone(), Recorded { sha256: r.sha256.clone(), state: r.state.clone() }));
             let next = step(&local, &recorded.collect(), self.there, self.target.is_append_only());
             let name = match (&next, failed.take()) {
                 (Step::Done(_), _) => return Ok(()),
@@ -121,21 +123,14 @@ impl Bringing<'_> {
             None => None,
         };
         let row = ReplicaRow {
-            target: self.target.url().to_owned(),
-            name: name.to_owned(),
-            sha256: source.sha256.clone(),
-            size_bytes: i64::try_from(source.size).unwrap_or(i64::MAX),
-            state: "uploading".into(),
             upload: resume.as_ref().map(|u| json!(u)),
             attempts: before.map_or(0, |r| r.attempts) + 1,
-            started_at: self.env.now(),
-            verified_at: None,
-            error: None,
+            ..self.row(name, source)
         };
         self.write(row.clone()).await?;
         let keeper = Keeper { env: self.env, row };
         let sent = self.target.put(name, source, resume, &keeper).await;
-        if let (Err(error), Some(mut row)) = (&sent, self.latest(name).await?) {
+        if let (Err(error), Some(mut row)) = (&sent, self.env.store().replica_object(self.target.url(), name).await?) {
             row.error = Some(error.message.clone());
             self.write(row).await?;
         }
@@ -144,34 +139,38 @@ impl Bringing<'_> {
 
     /// Reads the object back. Errors: `unavailable` with reason `not_the_same` if it is another content.
     async fn verify(&mut self, name: &str, source: &Source) -> Result<()> {
-        let sha256 = self.target.digest(name, source.size).await?;
-        let same = sha256 == source.sha256;
-        let error = format!("{name} came back with SHA-256 {sha256}, {} was sent", source.sha256);
-        let mut row = match self.latest(name).await? {
-            Some(row) if row.sha256 == source.sha256 => row,
-            _ => ReplicaRow {
-                target: self.target.url().to_owned(),
-                name: name.to_owned(),
-                sha256: source.sha256.clone(),
-                size_bytes: i64::try_from(source.size).unwrap_or(i64::MAX),
-                state: String::new(),
-                upload: None,
-                attempts: 0,
-                started_at: self.env.now(),
-                verified_at: None,
-                error: None,
-            },
+        let error = match self.target.digest(name, source.size).await {
+            Ok(sha256) if sha256 == source.sha256 => None,
+            Ok(sha256) => Some(format!("{name} came back with SHA-256 {sha256}, it should have {}", source.sha256)),
+            Err(error) if error.reason == "not_the_same" => Some(error.message),
+            Err(error) => return Err(error),
         };
-        row.state = if same { "verified" } else { "failed" }.into();
-        row.upload = None;
-        row.verified_at = same.then(|| self.env.now());
-        row.error = (!same).then(|| error.clone());
-        self.write(row).await?;
-        if same { Ok(()) } else { Err(Error::unavailable("not_the_same", error)) }
+        let known = self.env.store().replica_object(self.target.url(), name).await?.filter(|row| row.sha256 == source.sha256);
+        self.write(ReplicaRow {
+            state: if error.is_none() { "verified" } else { "failed" }.into(),
+            upload: None,
+            verified_at: error.is_none().then(|| self.env.now()),
+            error: error.clone(),
+            ..known.unwrap_or_else(|| self.row(name, source))
+        })
+        .await?;
+        error.map_or(Ok(()), |error| Err(Error::unavailable("not_the_same", error)))
     }
 
-    async fn latest(&self, name: &str) -> Result<Option<ReplicaRow>> {
-        Ok(self.env.store().replica_objects(self.target.url()).await?.into_iter().find(|r| r.name == name))
+    /// The row of an object before anything was tried.
+    fn row(&self, name: &str, source: &Source) -> ReplicaRow {
+        ReplicaRow {
+            target: self.target.url().to_owned(),
+            name: name.to_owned(),
+            sha256: source.sha256.clone(),
+            size_bytes: i64::try_from(source.size).unwrap_or(i64::MAX),
+            state: "uploading".into(),
+            upload: None,
+            attempts: 0,
+            started_at: self.env.now(),
+            verified_at: None,
+            error: None,
+        }
     }
 
     async fn write(&mut self, row: ReplicaRow) -> Result<()> {

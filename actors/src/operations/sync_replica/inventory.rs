@@ -8,11 +8,10 @@ use std::{
 };
 
 use chrono::{DateTime, NaiveDate, Utc};
-use serde_json::Value as Json;
 
 use super::CHECKPOINTS;
 use crate::{
-    domain::replica::{AUDIT, DAILY, JOURNAL, KEYS, PAYOUTS, checkpoint_time, day_of, payouts_day_of},
+    domain::replica::{AUDIT, DAILY, JOURNAL, KEYS, PAYOUTS, checkpoint_time, day_of, digest_in_manifest, payouts_day_of},
     env::{Env, blocking},
     error::{Context as _, Result},
     replica::file_sha256,
@@ -101,10 +100,7 @@ pub(super) fn named_by_manifests(archive: &Path) -> Result<Vec<String>> {
         let mut path = archive.as_os_str().to_owned();
         path.push(ending);
         match fs::read(PathBuf::from(path)) {
-            Ok(bytes) => {
-                let manifest: Json = serde_json::from_slice(&bytes).unwrap_or_default();
-                named.extend(manifest["archive_sha256"].as_str().filter(|s| s.len() == 64).map(str::to_owned));
-            }
+            Ok(bytes) => named.extend(digest_in_manifest(&bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }

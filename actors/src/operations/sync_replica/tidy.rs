@@ -1,5 +1,5 @@
-//! Retention at the second target: the policy of the local folder, applied to what lies there and is known to be whole there. Of what
-//! nothing is known here, nothing is removed; and what is the last proven archive here stays there too.
+//! Retention at the second target: the policy of the local folder, applied to what lies there and is known to be whole there. What is
+//! still here stays there, and so does that of which nothing is known here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,6 +56,7 @@ pub(super) async fn target(env: &Env, target: &Target, local: &[Item], report: &
             env.store().put_replica(&ReplicaRow { state: "removed".into(), error: Some(why.clone()), ..row.clone() }, None).await?;
         }
         report.objects = report.objects.saturating_sub(1);
+        report.bytes = report.bytes.saturating_sub(there.iter().find(|o| o.name == name).map_or(0, |o| o.size));
         report.removed.push(Removed { name, why });
     }
     Ok(())
@@ -64,8 +65,6 @@ pub(super) async fn target(env: &Env, target: &Target, local: &[Item], report: &
 /// The archives as they lie there, one of each day: of several the one that is worth most.
 fn archives(there: &[Object], rows: &[ReplicaRow], known: &[KnownBackup], local: &[Item]) -> Vec<Archive> {
     let here: BTreeSet<NaiveDate> = local.iter().filter_map(|i| i.day).collect();
-    let proven_here = known.iter().filter(|k| k.proof == "passed" && !k.partial).filter_map(|k| k.date.parse().ok());
-    let last_proven = proven_here.filter(|date| here.contains(date)).max();
     let mut by_day: BTreeMap<NaiveDate, Archive> = BTreeMap::new();
     for object in there {
         let Some(date) = day_of(&object.name) else { continue };
@@ -80,7 +79,7 @@ fn archives(there: &[Object], rows: &[ReplicaRow], known: &[KnownBackup], local:
         };
         let pinned = match known {
             None => Some("nothing is known of it here".to_owned()),
-            Some(_) if last_proven == Some(date) => Some("the last proven archive here".to_owned()),
+            Some(_) if here.contains(&date) => Some("it is still here".to_owned()),
             Some(_) => None,
         };
         let made_at = known.map_or(object.modified, |k| k.made_at);
