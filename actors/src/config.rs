@@ -15,6 +15,8 @@ use toml::{Table, Value};
 use crate::{
     domain::{
         archive::Include,
+        replica::Place,
+        retention::Policy,
         schedule::{CatchUp, Overlap},
         spelling::distance,
     },
@@ -119,6 +121,13 @@ section!(Timer {
 });
 section!(Log { level: String, max_bytes: u64, keep: u32 });
 
+impl Retention {
+    pub fn policy(&self) -> Policy {
+        let Self { keep_last, keep_within_days, keep_daily, keep_weekly, keep_monthly, keep_yearly, max_removed, .. } = *self;
+        Policy { keep_last, keep_within_days, keep_daily, keep_weekly, keep_monthly, keep_yearly, max_removed }
+    }
+}
+
 /// How one task is to differ from its built-in way; the comment in `configs/echopilot.toml` has each key's sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -201,7 +210,12 @@ const TASKS: &str = "tasks";
 const SEED_NAMES: [(&str, &str); 3] =
     [("STRIPE_MODE", "provider.mode"), ("SLO_P95_MS", "slo.p95_ms"), ("SLO_SUCCESS_RATE", "slo.success_rate")];
 /// Keys somebody might look for in a file, and the variable each really is.
-const SECRET_NAMES: [(&str, &str); 9] = [
+const SECRET_NAMES: [(&str, &str); 14] = [
+    ("aws_access_key_id", "AWS_ACCESS_KEY_ID"),
+    ("access_key_id", "AWS_ACCESS_KEY_ID"),
+    ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY"),
+    ("secret_access_key", "AWS_SECRET_ACCESS_KEY"),
+    ("aws_session_token", "AWS_SESSION_TOKEN"),
     ("dashboard_key", "DASHBOARD_KEY"),
     ("dash_key", "DASHBOARD_KEY"),
     ("session_secret", "SESSION_SECRET"),
@@ -317,12 +331,10 @@ impl Config {
             (self.timer.max_result_bytes >= 1024, "timer.max_result_bytes must be at least 1024"),
             (self.sandbox.listen.ip().is_loopback(), "sandbox.listen must be a loopback address: the sandbox accepts any test key"),
         ];
-        let include = self.backup.include.iter().map(|item| Include::parse(item)).find_map(Result::err);
-        let exclude = Patterns::new(&self.backup.exclude).err().map(|e| format!("backup.exclude: {e}"));
-        if let Some(problem) = include.or(exclude) {
-            return Err(Error::invalid("configuration", problem));
-        }
-        let broken: Vec<_> = rules.iter().filter(|(holds, _)| !holds).map(|(_, rule)| *rule).collect();
+        let mut broken: Vec<_> = rules.iter().filter(|(holds, _)| !holds).map(|(_, rule)| (*rule).to_owned()).collect();
+        broken.extend(Place::parse(&self.replica.url, &self.replica.endpoint).err());
+        broken.extend(self.backup.include.iter().filter_map(|item| Include::parse(item).err()));
+        broken.extend(Patterns::new(&self.backup.exclude).err().map(|e| format!("backup.exclude: {e}")));
         if broken.is_empty() { Ok(()) } else { Err(Error::invalid("configuration", broken.join("; "))) }
     }
 
@@ -459,6 +471,38 @@ pub struct Secrets {
     pub webhook: Vec<SecretString>,
     /// The provider's API key.
     pub provider: SecretString,
+    /// Of the second target, if that is a bucket.
+    pub bucket: Option<BucketKeys>,
+}
+
+/// What opens the bucket of the second target: from the environment only.
+#[derive(Clone, Debug)]
+pub struct BucketKeys {
+    /// `AWS_ACCESS_KEY_ID`: a name and no secret.
+    pub id: String,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret: SecretString,
+    /// `AWS_SESSION_TOKEN`, of keys that end by themselves.
+    pub token: Option<SecretString>,
+}
+
+impl BucketKeys {
+    /// `None` if `replica.url` is no bucket. Needs nothing but the two arguments, so that a restore works where no daemon ever ran.
+    pub fn load(config: &Config, environment: &Environment) -> Result<Option<Self>> {
+        if !config.replica.url.starts_with("s3://") {
+            return Ok(None);
+        }
+        let given = |name: &str| environment.get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
+        let needed = |name: &str| {
+            given(name)
+                .ok_or_else(|| Error::invalid("configuration", format!("{name} is not set, and replica.url is a bucket that needs it")))
+        };
+        Ok(Some(Self {
+            id: needed("AWS_ACCESS_KEY_ID")?,
+            secret: needed("AWS_SECRET_ACCESS_KEY")?.into(),
+            token: given("AWS_SESSION_TOKEN").map(Into::into),
+        }))
+    }
 }
 
 impl Secrets {
@@ -501,6 +545,7 @@ impl Secrets {
             cookie: files::secret(&config.paths.data.join("cookie_secret"), "")?.into(),
             webhook,
             provider,
+            bucket: BucketKeys::load(config, environment)?,
         })
     }
 

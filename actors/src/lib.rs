@@ -41,6 +41,8 @@ pub mod operations;
 pub mod providers;
 /// [actor] Reconciliation runs and open exceptions.
 pub mod recon;
+/// [family] The second target of the backups: a directory or a bucket.
+pub mod replica;
 /// [actor] Keeps the sandbox serving.
 pub mod sandbox;
 /// [basic] What the daemon signs, so that others can tell that it did.

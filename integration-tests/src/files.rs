@@ -64,3 +64,10 @@ fn walk(root: &Path, visit: &mut dyn FnMut(&Path)) {
         }
     }
 }
+
+/// The files below `root` that hold a text, wherever in them.
+#[track_caller]
+pub fn files_hold(root: &Path, text: &str) -> Vec<String> {
+    let holds = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    tree(root).into_iter().filter(|(_, bytes)| holds(bytes)).map(|(name, _)| name).collect()
+}

@@ -3,6 +3,7 @@
 //! It uses nothing of the program's inside but the path of the binary: signatures and paths are computed here again.
 
 mod answer;
+mod bucket;
 mod daemon;
 mod files;
 mod outside;
@@ -10,8 +11,9 @@ mod setup;
 mod wait;
 
 pub use answer::Answer;
+pub use bucket::{BUCKET, Bucket, SECRET};
 pub use daemon::{Ended, TestDaemon};
-pub use files::{json_file, json_lines, modes, names, tree};
+pub use files::{files_hold, json_file, json_lines, modes, names, tree};
 pub use outside::{Output, Peer, command, fed, node, peer, python, run_to_end};
 pub use setup::{Setup, WEBHOOK_SECRET};
 pub use wait::{LONG, SHORT, until};

@@ -11,6 +11,7 @@ pub mod money;
 pub mod payout_watch;
 pub mod portal;
 pub mod reconcile;
+pub mod replica;
 pub mod restart;
 pub mod retention;
 pub mod schedule;

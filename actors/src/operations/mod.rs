@@ -25,6 +25,8 @@ pub mod refund_last;
 pub mod replay_events;
 /// Refunds that were left open, brought to their end.
 pub mod resume_refunds;
+/// The second target of the backups, brought up to date.
+pub mod sync_replica;
 
 use crate::{
     domain::ledger,

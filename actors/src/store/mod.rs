@@ -23,6 +23,7 @@ mod money_tests;
 mod payout_members;
 mod recon;
 mod refunds;
+mod replica;
 mod runs;
 mod schedule;
 mod slo;
@@ -39,6 +40,7 @@ pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
 pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, KeptRecon, NewRecon};
 pub use refunds::{IdempotentAnswer, RefundEnd, RefundIntent};
+pub use replica::{KnownBackup, ReplicaRow};
 pub use runs::{Attempt, Claim, NewRun, Place, RunEnd, RunRow};
 pub use schedule::{AttemptRow, NodeRow, Pause, SlotCount, SlotOutcome};
 

@@ -9,6 +9,7 @@ mod ops_sentinel;
 mod payment_recon_nightly;
 mod payout_recon;
 mod production_alerts;
+mod replica_sync;
 mod self_heal;
 mod slo_guard;
 mod slo_monitor;
@@ -37,7 +38,7 @@ pub fn table() -> Vec<TaskSpec> {
         self_heal::spec(),
         TaskSpec::new("pricing_ai", "insight", daily("03:00"), "Margin and measured elasticity per product, with a bounded proposal."),
         weekly_audit::spec(),
-        TaskSpec::new("replica_sync", "backup", Schedule::every(2 * HOUR), "Copies new archives to a second place, verified by digest."),
+        replica_sync::spec(),
         TaskSpec::new("ai_ops_brain", "insight", Schedule::every(12 * HOUR), "Ranked findings with evidence; proposes, never acts."),
         production_alerts::spec(),
         ops_sentinel::spec(),

@@ -1,8 +1,10 @@
 //! One test binary, a file per theme. Every test starts the real program and looks at it from outside.
 
+mod audit;
 mod browser;
 mod canary;
 mod chaos;
+mod checkpoint;
 mod cli;
 mod conformance;
 mod contract;
@@ -19,7 +21,10 @@ mod outside_clients;
 mod power;
 mod reconcile;
 mod refunds;
+mod replica;
+mod replica_targets;
 mod restore;
+mod retention;
 mod sandbox_cli;
 mod schedule;
 mod sdk;
