@@ -157,7 +157,7 @@ pub(super) fn includes(config: &Config) -> Result<Vec<Include>> {
 }
 
 /// Where everything lies that is archived, and what it is called there.
-fn roots(config: &Config, includes: &[Include], copy: &Path) -> Vec<Root> {
+pub(super) fn roots(config: &Config, includes: &[Include], copy: &Path) -> Vec<Root> {
     let root = |name: &str, path: PathBuf, required| Root { name: name.into(), path, required };
     let all = includes.iter().map(|include| match include {
         Include::Own(LOGS) => root(LOGS, config.paths.logs.clone(), true),
@@ -172,7 +172,7 @@ fn roots(config: &Config, includes: &[Include], copy: &Path) -> Vec<Root> {
     all
 }
 
-fn excluded(config: &Config) -> Result<Patterns> {
+pub(super) fn excluded(config: &Config) -> Result<Patterns> {
     let all = config.backup.exclude.iter().map(String::as_str).chain(NEVER_WHOLE);
     Patterns::new(all).map_err(|e| Error::invalid("configuration", format!("backup.exclude: {e}")))
 }
@@ -187,7 +187,7 @@ fn never(config: &Config) -> Vec<(PathBuf, &'static str)> {
 
 /// The archive whose members are taken over, with the digest that was written down of it, and its name; none if the next full one is
 /// due.
-async fn previous(env: &Env, now: DateTime<Utc>) -> Result<(Option<Previous>, Option<String>)> {
+pub(super) async fn previous(env: &Env, now: DateTime<Utc>) -> Result<(Option<Previous>, Option<String>)> {
     let rows = env.store().backups(400).await?;
     let oldest = now - TimeDelta::days(env.config().backup.full_every_days);
     if !rows.iter().any(|row| row.full && row.made_at > oldest) {
@@ -205,31 +205,48 @@ async fn previous(env: &Env, now: DateTime<Utc>) -> Result<(Option<Previous>, Op
     Ok((None, None))
 }
 
-async fn last_size(env: &Env) -> Result<Option<u64>> {
+pub(super) async fn last_size(env: &Env) -> Result<Option<u64>> {
     Ok(env.store().backups(1).await?.first().map(|row| row.size_bytes.unsigned_abs()))
 }
 
-/// Whether the disk takes the copy of the database, the archive and what is restored to prove it; answers the bytes to be read. Errors:
-/// `unavailable` with reason `disk_low`, with both figures.
-fn enough_room(config: &Config, roots: &[Root], exclude: &Patterns, last: Option<u64>, scratch: &Path) -> Result<u64> {
-    let (_, bytes) = scan::measure(roots, exclude);
+/// What a backup takes on the disk, at most, and what is there.
+pub(super) struct Room {
+    pub(super) needed: u64,
+    pub(super) free: u64,
+}
+
+impl Room {
+    pub(super) fn is_enough(&self) -> bool {
+        self.free >= self.needed
+    }
+}
+
+/// The room for `content` bytes: the copy of the database, the archive and what is restored to prove it. `folder` may not be there yet.
+pub(super) fn room(config: &Config, content: u64, last: Option<u64>, folder: &Path) -> Result<Room> {
     let database = std::fs::metadata(config.database_path()).map_or(0, |m| m.len());
-    let content = bytes + database;
     let archive = last.map_or(content / 2, |last| last + last / 4) * if config.backup.recipients.is_empty() { 1 } else { 2 };
     let needed = database + archive + content + (config.backup.reserve_mb << 20);
-    let stat = rustix::fs::statvfs(scratch).map_err(std::io::Error::from).context("cannot look at the disk")?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free < needed {
-        let mb = |bytes: u64| bytes.div_ceil(1 << 20);
-        let what = format!(
-            "a backup needs up to {} MB on the disk of {} (an archive, its restored copy, and backup.reserve_mb), there are {} MB",
-            mb(needed),
-            config.paths.backups.display(),
-            mb(free)
-        );
-        return Err(Error::unavailable("disk_low", what).with("needed_bytes", needed).with("free_bytes", free));
+    let there = folder.ancestors().find(|f| f.exists()).unwrap_or(Path::new("."));
+    let stat = rustix::fs::statvfs(there).map_err(std::io::Error::from).context("cannot look at the disk")?;
+    Ok(Room { needed, free: stat.f_bavail.saturating_mul(stat.f_frsize) })
+}
+
+/// Whether the disk takes the backup; answers the bytes to be read. Errors: `unavailable` with reason `disk_low`, with both figures.
+fn enough_room(config: &Config, roots: &[Root], exclude: &Patterns, last: Option<u64>, scratch: &Path) -> Result<u64> {
+    let (_, bytes) = scan::measure(roots, exclude);
+    let content = bytes + std::fs::metadata(config.database_path()).map_or(0, |m| m.len());
+    let room = room(config, content, last, scratch)?;
+    if room.is_enough() {
+        return Ok(content);
     }
-    Ok(content)
+    let mb = |bytes: u64| bytes.div_ceil(1 << 20);
+    let what = format!(
+        "a backup needs up to {} MB on the disk of {} (an archive, its restored copy, and backup.reserve_mb), there are {} MB",
+        mb(room.needed),
+        config.paths.backups.display(),
+        mb(room.free)
+    );
+    Err(Error::unavailable("disk_low", what).with("needed_bytes", room.needed).with("free_bytes", room.free))
 }
 
 /// Removes what a killed backup or restore left behind; the lock says that none is running.
