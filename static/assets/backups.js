@@ -115,7 +115,7 @@ function archiveRows(b) {
   ].filter(Boolean);
   return [
     el("tr", {},
-      el("th", { scope: "row" }, b.date, el("small", {}, "made ", time(b.made_at))),
+      el("th.nowrap", { scope: "row" }, b.date, el("small", {}, "made ", time(b.made_at))),
       el("td", { "data-label": "State" }, statePills(b)),
       el("td.num", { "data-label": "Size" }, bytes(b.size_bytes)),
       el("td.num", { "data-label": "Content" }, el("div", {}, bytes(b.content_bytes), el("small", {}, count(b.files, "file")))),
@@ -135,7 +135,7 @@ function drawArchives() {
   fill(body("archives"), [all, strangers, withReasons, [...checked], [...openProblems]], () => [
     ...all.flatMap(archiveRows),
     ...strangers.map((b) => el("tr", {},
-      el("th", { scope: "row" }, b.date, el("small", {}, b.made_at ? ["made ", time(b.made_at)] : "")),
+      el("th.nowrap", { scope: "row" }, b.date, el("small", {}, b.made_at ? ["made ", time(b.made_at)] : "")),
       el("td", { "data-label": "State" }, el("div.inline", {}, pill("Unrecorded", "warn"), b.encrypted ? pill("Encrypted") : null, el("small", {}, b.problem ?? "the database does not know it"))),
       el("td.num", { "data-label": "Size" }, bytes(b.size_bytes)),
       ...["Content", "Reused", "Proven", "Restores in"].map((label) => el("td", { "data-label": label })),

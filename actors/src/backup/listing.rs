@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, os::unix::fs::PermissionsExt as _, path::Path};
 
 use serde_json::{Value as Json, json};
 
-use super::{keep, make, progress};
+use super::{
+    keep, make, progress,
+    room::{database_bytes, room},
+};
 use crate::{
     archive,
     config::Config,
@@ -113,7 +116,10 @@ pub async fn preview(env: &Env) -> Result<Json> {
         let roots = make::roots(&config, &includes, &database);
         let (mut all, mut files, mut bytes, mut missing) = (Vec::new(), 0, 0, Vec::new());
         for root in &roots {
-            let (n, size) = echopilot_archive::scan::measure(std::slice::from_ref(root), &exclude);
+            let (n, mut size) = echopilot_archive::scan::measure(std::slice::from_ref(root), &exclude);
+            if root.path == database {
+                size = database_bytes(&config);
+            }
             (files, bytes) = (files + n, bytes + size);
             let present = root.path.exists();
             if !present && root.required {
@@ -122,8 +128,8 @@ pub async fn preview(env: &Env) -> Result<Json> {
             all.push(json!({"name": root.name, "path": root.path, "files": n, "bytes": size, "present": present}));
         }
         let with_database = includes.iter().any(|include| matches!(include, Include::Own(crate::domain::archive::DATABASE)));
-        let copied = if with_database { 0 } else { std::fs::metadata(&database).map_or(0, |m| m.len()) };
-        let room = make::room(&config, bytes + copied, last, &folder)?;
+        let copied = if with_database { 0 } else { database_bytes(&config) };
+        let room = room(&config, bytes + copied, last, &folder)?;
         let name = if encrypted { encrypted_name(date) } else { archive_name(date) };
         let replaces = [archive_name(date), encrypted_name(date)].iter().any(|name| folder.join(name).exists());
         Ok(json!({
@@ -180,7 +186,7 @@ pub fn outlook(config: &Config, last: Option<u64>) -> Vec<Outlook> {
             let mb = |bytes: u64| bytes.div_ceil(1 << 20);
             say(
                 "room for a backup",
-                match make::room(config, bytes, last, &config.paths.backups.join("daily")) {
+                match room(config, bytes, last, &config.paths.backups.join("daily")) {
                     Err(error) => Err(error.message),
                     Ok(room) if room.is_enough() => Ok(format!("it needs up to {} MB, there are {} MB", mb(room.needed), mb(room.free))),
                     Ok(room) => Err(format!(

@@ -11,7 +11,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_archive::{
     pattern::Patterns,
     previous::Previous,
-    scan,
     write::{self, Written},
 };
 use serde_json::json;
@@ -20,6 +19,7 @@ use super::{
     checks, keep, lock,
     progress::{Busy, Progress},
     proof::{self, Proof},
+    room::enough_room,
 };
 use crate::{
     alert,
@@ -39,6 +39,8 @@ pub(super) const DATABASE_FILE: &str = "database/echopilot.db";
 /// The archive that the next one takes members from when those that stay are encrypted. In the data directory: it is as readable as
 /// what it was made of.
 pub(super) const BASE: &str = "backup_base.tar.gz";
+/// When an archive was last made without reusing anything.
+const LAST_FULL: &str = "backup.last_full";
 /// Temporary files of the daemon's own folders; half written, and gone in an instant.
 const NEVER_WHOLE: [&str; 2] = ["logs/**/*.tmp", "configs/**/*.tmp"];
 
@@ -188,12 +190,13 @@ fn never(config: &Config) -> Vec<(PathBuf, &'static str)> {
 /// The archive whose members are taken over, with the digest that was written down of it, and its name; none if the next full one is
 /// due.
 pub(super) async fn previous(env: &Env, now: DateTime<Utc>) -> Result<(Option<Previous>, Option<String>)> {
-    let rows = env.store().backups(400).await?;
+    let mut rows = env.store().backups(400).await?;
     let oldest = now - TimeDelta::days(env.config().backup.full_every_days);
-    if !rows.iter().any(|row| row.full && row.made_at > oldest) {
+    // The last full one may have been replaced on its day, or removed by retention since.
+    let noted = env.store().meta(LAST_FULL).await?.and_then(|at| at.parse::<DateTime<Utc>>().ok());
+    if !noted.is_some_and(|at| at > oldest) && !rows.iter().any(|row| row.full && row.made_at > oldest) {
         return Ok((None, None));
     }
-    let mut rows = rows;
     rows.sort_by_key(|row| std::cmp::Reverse(row.made_at));
     for row in rows.iter().filter(|row| !row.toc_sha256.is_empty()) {
         let file = row.archive.rsplit('/').next().unwrap_or_default();
@@ -207,46 +210,6 @@ pub(super) async fn previous(env: &Env, now: DateTime<Utc>) -> Result<(Option<Pr
 
 pub(super) async fn last_size(env: &Env) -> Result<Option<u64>> {
     Ok(env.store().backups(1).await?.first().map(|row| row.size_bytes.unsigned_abs()))
-}
-
-/// What a backup takes on the disk, at most, and what is there.
-pub(super) struct Room {
-    pub(super) needed: u64,
-    pub(super) free: u64,
-}
-
-impl Room {
-    pub(super) fn is_enough(&self) -> bool {
-        self.free >= self.needed
-    }
-}
-
-/// The room for `content` bytes: the copy of the database, the archive and what is restored to prove it. `folder` may not be there yet.
-pub(super) fn room(config: &Config, content: u64, last: Option<u64>, folder: &Path) -> Result<Room> {
-    let database = std::fs::metadata(config.database_path()).map_or(0, |m| m.len());
-    let archive = last.map_or(content / 2, |last| last + last / 4) * if config.backup.recipients.is_empty() { 1 } else { 2 };
-    let needed = database + archive + content + (config.backup.reserve_mb << 20);
-    let there = folder.ancestors().find(|f| f.exists()).unwrap_or(Path::new("."));
-    let stat = rustix::fs::statvfs(there).map_err(std::io::Error::from).context("cannot look at the disk")?;
-    Ok(Room { needed, free: stat.f_bavail.saturating_mul(stat.f_frsize) })
-}
-
-/// Whether the disk takes the backup; answers the bytes to be read. Errors: `unavailable` with reason `disk_low`, with both figures.
-fn enough_room(config: &Config, roots: &[Root], exclude: &Patterns, last: Option<u64>, scratch: &Path) -> Result<u64> {
-    let (_, bytes) = scan::measure(roots, exclude);
-    let content = bytes + std::fs::metadata(config.database_path()).map_or(0, |m| m.len());
-    let room = room(config, content, last, scratch)?;
-    if room.is_enough() {
-        return Ok(content);
-    }
-    let mb = |bytes: u64| bytes.div_ceil(1 << 20);
-    let what = format!(
-        "a backup needs up to {} MB on the disk of {} (an archive, its restored copy, and backup.reserve_mb), there are {} MB",
-        mb(room.needed),
-        config.paths.backups.display(),
-        mb(room.free)
-    );
-    Err(Error::unavailable("disk_low", what).with("needed_bytes", room.needed).with("free_bytes", room.free))
 }
 
 /// Removes what a killed backup or restore left behind; the lock says that none is running.
@@ -345,6 +308,9 @@ async fn record(run: &Run, now: DateTime<Utc>, took_ms: i64, written: Written, p
         "proof": row.proof, "damaged_before": written.damaged_before, "previous_refused": written.previous_refused,
     });
     env.store().put_backup(&row, Some(&proven), env.fact("backup.done", &run.run_id, data)).await?;
+    if row.full {
+        env.store().set_meta(LAST_FULL, &rfc3339(now)).await?;
+    }
     let sizes: Vec<i64> = earlier.iter().filter(|b| b.date != date).map(|b| b.content_bytes).filter(|bytes| *bytes > 0).collect();
     let unusual = is_unusual(row.content_bytes, &sizes);
     let kept = if proof.passed() { keep::after_backup(env, now).await } else { Ok(Vec::new()) };

@@ -1,7 +1,7 @@
 //! Backup owns the lock on the archives: one backup, proof or removal at a time. The work runs in a task of its own, so that how far it
 //! is can be asked; when this actor dies the work ends with it, the archive under its final name is still the old one, and the litter is
 //! swept by the next run. `make.rs` makes an archive, `proof.rs` proves that it restores, `keep.rs` removes old ones, `listing.rs` tells of
-//! them.
+//! them, `room.rs` knows what they take on the disk.
 
 mod checks;
 mod keep;
@@ -9,6 +9,7 @@ mod listing;
 mod make;
 mod progress;
 mod proof;
+mod room;
 
 use std::{fs::File, path::Path, time::Duration};
 

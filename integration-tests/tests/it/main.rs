@@ -1,5 +1,6 @@
 //! One test binary, a file per theme. Every test starts the real program and looks at it from outside.
 
+mod backup;
 mod browser;
 mod canary;
 mod chaos;
@@ -8,6 +9,7 @@ mod conformance;
 mod contract;
 mod cron;
 mod demo;
+mod encryption;
 mod faults;
 mod finance;
 mod ingest;

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Timelike as _, Utc};
 use echopilot_actors::{
     archive,
     config::Config,
@@ -65,7 +65,8 @@ fn newest(folder: &Path, limit: Option<DateTime<Utc>>) -> Result<Option<PathBuf>
 /// When an archive was made, as its manifest says; one without a manifest is taken to be of the end of its day.
 fn made_at(path: &Path, date: NaiveDate) -> Result<DateTime<Utc>> {
     Ok(match archive::read_manifest(path) {
-        Ok(Some(manifest)) => manifest.created,
+        // Times are shown in whole seconds; the time that a list shows of an archive must find it.
+        Ok(Some(manifest)) => manifest.created.with_nanosecond(0).unwrap_or(manifest.created),
         // One that cannot be read says nothing; that it is wrong is said by whoever opens the archive.
         Ok(None) | Err(_) => date.and_time(NaiveTime::MIN).and_utc() + TimeDelta::days(1) - TimeDelta::seconds(1),
     })
@@ -90,7 +91,7 @@ mod tests {
     fn a_time_finds_the_newest_archive_that_was_there_then() {
         let folder = tempfile::tempdir().expect("a folder");
         for (day, made) in
-            [("2026-03-01", Some("2026-03-02T00:30:00Z")), ("2026-03-02", Some("2026-03-03T09:00:00Z")), ("2026-02-01", None)]
+            [("2026-03-01", Some("2026-03-02T00:30:00.123456Z")), ("2026-03-02", Some("2026-03-03T09:00:00Z")), ("2026-02-01", None)]
         {
             let path = folder.path().join(archive_name(day.parse().expect("a day")));
             std::fs::write(&path, "x").expect("an archive");
@@ -107,6 +108,7 @@ mod tests {
         };
         assert_eq!(day(None).as_deref(), Some("2026-03-02"));
         assert_eq!(day(Some("2026-03-03T09:00:00Z")).as_deref(), Some("2026-03-02"));
+        assert_eq!(day(Some("2026-03-02T00:30:00Z")).as_deref(), Some("2026-03-01"));
         assert_eq!(day(Some("2026-03-03T08:59:59Z")).as_deref(), Some("2026-03-01"));
         assert_eq!(day(Some("2026-03-02")).as_deref(), Some("2026-03-01"), "a day means its last moment");
         assert_eq!(day(Some("2026-02-01")).as_deref(), Some("2026-02-01"), "one without a manifest is of its day");

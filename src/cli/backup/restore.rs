@@ -228,10 +228,17 @@ impl Plan {
     }
 
     fn restore_to(&self, target: &Path, meter: &Meter) -> Result<Restored> {
-        match archive::open(&self.archive, &self.identity) {
+        let restored = match archive::open(&self.archive, &self.identity) {
+            // Without its end an archive looks like any other tar.gz, which is good for nothing once it is damaged.
+            Ok(opened) if opened.has_contents() => return opened.restore(target, &self.options(meter)),
             Ok(opened) => opened.restore(target, &self.options(meter)),
-            Err(error) if self.salvage && error.reason == "archive" => archive::rescue(&self.archive, target, &self.options(meter)),
             Err(error) => Err(error),
+        };
+        match restored {
+            Err(error) if self.salvage && error.reason == "archive" => {
+                archive::rescue(&self.archive, target, &self.options(meter)).map_err(|_| error)
+            }
+            restored => restored,
         }
     }
 
