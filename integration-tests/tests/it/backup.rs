@@ -155,6 +155,8 @@ fn two_days_are_compared_and_an_archive_that_nobody_knows_is_listed() {
     let (setup, shop) = with_shop(setup());
     let daemon = setup.start();
     let yesterday = past(&daemon, 1).remove(0);
+    let second = integration_tests::now_unix();
+    until("a later second", SHORT, || (integration_tests::now_unix() > second).then_some(()));
     std::fs::write(shop.join("new.txt"), "new\n").expect("a file");
     std::fs::write(shop.join("pictures/one.txt"), "two\n").expect("a file");
     let record = back_up(&daemon);

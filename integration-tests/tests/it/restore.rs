@@ -227,7 +227,7 @@ fn the_drill_a_daemon_starts_from_a_restored_folder() {
     // Twice is refused: what runs there now is not overwritten.
     fresh.cli(&["backup", "restore", &from, "--to", &to, "--ready"]).expect(73);
 
-    let mut moved = fresh;
+    let mut moved = fresh.env("ECHOPILOT__TASKS__DAILY_BACKUP__RETRIES", "0").env("ECHOPILOT__TIMER__LEASE_S", "5");
     for name in ["DATA", "LOGS", "BACKUPS", "CONFIGS"] {
         let folder = target.join(name.to_lowercase()).to_string_lossy().into_owned();
         moved = moved.env(&format!("ECHOPILOT__PATHS__{name}"), folder);
@@ -241,7 +241,7 @@ fn the_drill_a_daemon_starts_from_a_restored_folder() {
     }
     let count = rusqlite::Connection::open(&database).and_then(|c| c.query_row("SELECT COUNT(*) FROM ledger", [], |r| r.get::<_, i64>(0)));
     assert_eq!(count.ok(), Some(ledger));
-    // In the restored database the backup that holds it has not ended: it is made again here, as after any crash.
+    // In the restored database the backup that holds it has not ended; it gets its end when the lease of the old machine is over.
     let open = "SELECT COUNT(*) FROM task_run WHERE task = 'daily_backup' AND state IN ('pending', 'running')";
     until("the run of before to have its end", LONG, || {
         let count = rusqlite::Connection::open(&database).and_then(|c| c.query_row(open, [], |r| r.get::<_, i64>(0)));
