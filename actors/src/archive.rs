@@ -30,7 +30,13 @@ use crate::{
     error::{Code, Context as _, Error, Result},
     files,
 };
-use echopilot_archive::{Archive, ReadAt, read::has_contents, salvage::salvage, stream::Plain};
+use echopilot_archive::{
+    Archive, ReadAt,
+    name::{safe_link, text_to_path},
+    read::has_contents,
+    salvage::salvage,
+    stream::Plain,
+};
 
 const BUFFER: usize = 1 << 18;
 
@@ -117,13 +123,18 @@ impl Opened {
         }
     }
 
-    /// Checks it without writing anything. Errors: `invalid` naming what is damaged.
-    pub fn verify(&self, options: &VerifyOptions<'_>) -> Result<Report> {
+    /// Checks it without writing anything; the report names what is damaged. Errors: `invalid` if nothing can be read.
+    pub fn look_through(&self, options: &VerifyOptions<'_>) -> Result<Report> {
         let report = match &self.kind {
             Kind::Contents(archive) => archive.verify(options),
             Kind::Plain(plain) => plain.verify(options).map(|(_, report)| report),
         };
-        let report = report.map_err(|e| self.about(e))?;
+        report.map_err(|e| self.about(e))
+    }
+
+    /// The same for a caller that needs it whole. Errors: `invalid` naming what is damaged.
+    pub fn verify(&self, options: &VerifyOptions<'_>) -> Result<Report> {
+        let report = self.look_through(options)?;
         if report.is_whole() {
             Ok(report)
         } else {
@@ -196,6 +207,27 @@ pub fn diff(before: &Opened, after: &Opened) -> Result<Vec<Difference>> {
         (Kind::Contents(a), Kind::Contents(b)) => Ok(echopilot_archive::diff::diff(a, b)?),
         _ => Err(Error::invalid("archive", "only archives with a table of contents can be compared: one of these is a plain tar.gz")),
     }
+}
+
+/// Why a symbolic link is one that a restore refuses unless it is told otherwise; `None` for everything else.
+pub fn points_outside(entry: &Entry) -> Option<String> {
+    if entry.kind != Type::Symlink {
+        return None;
+    }
+    match entry.check() {
+        Ok(path) => safe_link(&path, &text_to_path(&entry.link)).err(),
+        Err(why) => Some(why),
+    }
+}
+
+/// How many names are added, removed, changed and changed in their metadata alone, and the bytes of the content on both sides of them.
+pub fn summary(differences: &[Difference]) -> serde_json::Value {
+    let count = |change: &str| differences.iter().filter(|d| d.change == change).count();
+    let bytes = |side: fn(&Difference) -> Option<u64>| differences.iter().filter_map(side).sum::<u64>();
+    serde_json::json!({
+        "added": count("added"), "removed": count("removed"), "changed": count("changed"), "metadata": count("metadata"),
+        "bytes_before": bytes(|d| d.before), "bytes_after": bytes(|d| d.after),
+    })
 }
 
 /// What can still be got out of an archive that cannot be opened, because its table of contents is damaged or cut off.

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Drives the dashboard and the portal in a real browser, as a person would, and judges what is visible.
 
-Usage: browser.py BASE_URL KEY OUT_DIR [PORTAL_URL]
+Usage: browser.py BASE_URL KEY OUT_DIR ROOT [PORTAL_URL]
 
 Signs in through the page, creates an invoice, pays it on the provider's payment page, looks at the webhooks, refunds the
-payment, runs, pauses and resumes tasks, makes up for slots of the past, looks at the supervisor's parts. Nothing may be reported on the console, nothing may break the content security policy, and no page of ours may ask
+payment, makes a backup, looks into it and downloads a file of it (which must be the one below ROOT, where the daemon's folders are), runs, pauses and resumes tasks, makes up for slots of the past, looks at the supervisor's parts. Nothing may be reported on the console, nothing may break the content security policy, and no page of ours may ask
 another host for anything. Screenshots go to OUT_DIR. Prints "N passed, M failed"; the exit code says the same.
 """
 import pathlib
@@ -56,7 +56,8 @@ class Session:
 
 
 class Run:
-    def __init__(self, browser, base, key, out, portal):
+    def __init__(self, browser, base, key, out, portal, root):
+        self.root = root
         self.browser, self.base, self.key, self.out, self.portal = browser, base.rstrip("/"), key, out, portal
         self.passed, self.failed = 0, 0
         self.session = Session(browser, base)
@@ -212,6 +213,89 @@ class Run:
 
     def task_row(self, name):
         return self.page.locator("#tasks tbody tr").filter(has=self.page.get_by_role("link", name=name, exact=True))
+
+    def shows_the_backups(self):
+        self.page.get_by_role("navigation").get_by_role("link", name="Backups").click()
+        expect(self.page.get_by_role("heading", name="Backups", exact=True)).to_be_visible()
+        figures = self.page.locator("#figures")
+        for text in ("Last proof of restore", "Time to restore", "Newest archive", "Reused", "Next due"):
+            expect(figures).to_contain_text(text)
+        expect(self.page.locator("#archives tbody tr").first).to_contain_text("Passed")
+        expect(self.page.locator("#sizes svg.bars rect").first).to_be_attached()
+        expect(self.page.locator("#proofs tbody")).to_contain_text("Passed")
+        self.page.get_by_role("button", name=re.compile("^Checks: proof of")).first.click()
+        expect(self.page.locator("#proofs tr.detail")).to_contain_text("Service level")
+        self.page.get_by_role("button", name="Why they stay").click()
+        expect(self.page.locator("#archives tbody")).to_contain_text("the last proven archive")
+        for text in ("undefined", "NaN", "[object", "Loading"):
+            expect(self.page.locator("#main")).not_to_contain_text(text)
+
+    def backs_up_now_and_shows_how_far_it_is(self):
+        seen = []
+        self.page.expose_function("sawBackup", lambda text: seen.append(text))
+        self.page.evaluate("""() => {
+            const watch = () => { if (!document.getElementById('going').hidden) sawBackup(document.getElementById('going-text').textContent); };
+            new MutationObserver(watch).observe(document.getElementById('going'), { attributes: true, childList: true, subtree: true, characterData: true });
+        }""")
+        self.page.get_by_role("button", name="Back up now").click()
+        expect(self.page.locator("#note")).to_contain_text("restored and compared", timeout=60_000)
+        expect(self.page.locator("#going")).to_be_hidden()
+        assert seen, "nothing was shown while the backup was made"
+
+    def verifies_an_archive(self):
+        self.page.get_by_role("button", name=re.compile("^Verify: ")).first.click()
+        expect(self.page.locator("#note")).to_contain_text("is whole", timeout=60_000)
+        expect(self.page.locator("#archives tr.detail").first).to_contain_text("Whole, signed")
+
+    def browses_an_archive_and_downloads_one_file(self):
+        self.page.get_by_role("button", name=re.compile("^Contents: ")).first.click()
+        browser = self.page.locator("#browser")
+        expect(browser).to_be_visible()
+        expect(browser.locator("tbody")).to_contain_text("database/")
+        browser.get_by_role("button", name="logs/", exact=True).click()
+        expect(self.page.locator("#crumbs")).to_contain_text("logs")
+        expect(browser.locator("tbody")).to_contain_text("payout_recon.json")
+        with self.page.expect_download() as started:
+            browser.get_by_role("link", name="Download logs/payout_recon.json", exact=True).click()
+        taken = pathlib.Path(started.value.path()).read_bytes()
+        assert started.value.suggested_filename == "payout_recon.json", started.value.suggested_filename
+        live = (self.root / "logs" / "payout_recon.json").read_bytes()
+        assert taken == live, f"{len(taken)} bytes were downloaded, not the {len(live)} of the file"
+        self.page.locator("#crumbs").get_by_role("button", name="archive").click()
+        expect(browser.locator("tbody")).to_contain_text("configs/")
+
+    def shows_what_is_wrong_with_a_backup(self):
+        # Nothing is damaged here: the answers are what the daemon says of one that is, and how the page shows it is what is judged.
+        answer = self.page.evaluate("fetch('/api/backups?limit=30').then(r => r.json())")
+        newest = answer["backups"][0]
+        older = [dict(newest, date=f"2026-01-{day:02}", size_bytes=newest["size_bytes"] + day * 9000, reused_bytes=newest["size_bytes"] // 2, took_ms=newest["took_ms"] + 20 * day,
+                      full=False, reused_ratio=0.5) for day in range(28, 9, -1)]
+        newest.update(state="partial", problems=[{"path": "shop/<b>big</b>.bin", "what": "cannot be read: Input/output error"}])
+        older[2].update(proof={"state": "failed", "at": "2026-01-26T00:31:00Z", "error": "files: logs/a.json is not what was archived", "restore_ms": 80})
+        older[4].update(present=False, encrypted=True)
+        answer.update(backups=[newest, *older], total=20, last_proof=dict(answer["last_proof"], age_s=200_000),
+                      unrecorded=[{"date": "2025-12-31", "archive": "backups/daily/backup_2025-12-31.tar.gz", "size_bytes": 12345, "encrypted": False, "made_at": None, "problem": None}])
+        alerts = {"ok": True, "count": 1, "next": None, "alerts": [{"name": "backup_proof", "state": "firing", "severity": "critical", "since": "2026-01-26T00:31:00Z",
+                  "reason": "the last backup failed its proof: files: logs/a.json is not what was archived"}]}
+        self.page.route(re.compile(r"/api/backups\?"), lambda route: route.fulfill(json=answer))
+        self.page.route("**/api/alerts", lambda route: route.fulfill(json=alerts))
+        expect(self.page.locator("#trouble")).to_contain_text("failed its proof")
+        expect(self.page.locator("#figures .text-bad")).to_contain_text("failed its proof")
+        archives = self.page.locator("#archives tbody")
+        for text in ("Partial", "Failed", "File missing", "Encrypted", "Unrecorded"):
+            expect(archives).to_contain_text(text)
+        self.page.get_by_role("button", name=re.compile("^1 not whole")).click()
+        expect(archives).to_contain_text("shop/<b>big</b>.bin")
+        for scheme, width in (("light", 1440), ("dark", 390)):
+            self.page.emulate_media(color_scheme=scheme)
+            self.page.set_viewport_size({"width": width, "height": 900})
+            over = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert over <= 1, f"/backups is {over} px too wide at {width} px"
+            self.shot(f"backups-trouble-{scheme}-{width}")
+        self.page.set_viewport_size({"width": 1440, "height": 900})
+        self.page.emulate_media(color_scheme="light")
+        self.page.unroute_all(behavior="ignoreErrors")
+        expect(self.page.locator("#trouble")).to_be_hidden()
 
     def shows_the_tasks(self):
         self.page.get_by_role("navigation").get_by_role("link", name="Tasks").click()
@@ -381,9 +465,13 @@ class Run:
         expect(tile).to_contain_text("Running")
 
     def pages_look_right_in_light_dark_and_on_a_phone(self):
-        for name, path in (("money", "/money"), ("tasks", "/tasks"), ("task", "/tasks/heartbeat"), ("parts", "/parts")):
+        for name, path in (("money", "/money"), ("backups", "/backups"), ("tasks", "/tasks"), ("task", "/tasks/heartbeat"), ("parts", "/parts")):
             self.page.goto(self.base + path)
             expect(self.page.locator("#health-text")).to_have_text("Healthy")
+            if name == "backups":
+                self.page.get_by_role("button", name=re.compile("^Contents: ")).first.click()
+                self.page.locator("#browser").get_by_role("button", name="logs/", exact=True).click()
+                expect(self.page.locator("#browser")).to_contain_text("payout_recon.json")
             if name == "task":
                 self.page.get_by_role("button", name=re.compile("^Details of the run")).first.click()
                 expect(self.page.locator("#runs tr.detail")).to_be_visible()
@@ -443,7 +531,7 @@ class Run:
         assert status == 401, f"signed out, yet /api/overview answers {status}"
 
     def asks_for_the_key_on_every_page(self):
-        for path in ("/money", "/tasks", "/tasks/heartbeat", "/parts"):
+        for path in ("/money", "/backups", "/tasks", "/tasks/heartbeat", "/parts"):
             self.page.goto(self.base + path)
             expect(self.page.get_by_role("heading", name="Sign in")).to_be_visible()
 
@@ -483,6 +571,8 @@ class Run:
                   self.refunds_with_both_safeguards, self.says_that_a_second_refund_is_refused, self.backs_up_and_reconciles,
                   self.runs_a_task, self.looks_right_in_light_dark_and_on_a_phone, self.reaches_everything_by_keyboard_with_names,
                   self.shows_the_money, self.decides_about_an_exception, self.looks_for_missing_events_and_makes_a_trial_payment,
+                  self.shows_the_backups, self.backs_up_now_and_shows_how_far_it_is, self.verifies_an_archive, self.browses_an_archive_and_downloads_one_file,
+                  self.shows_what_is_wrong_with_a_backup,
                   self.shows_the_tasks, self.runs_a_task_from_the_table, self.pauses_and_resumes_a_task, self.shows_one_task_with_its_runs,
                   self.makes_up_for_the_past_after_a_preview, self.cancels_a_run_and_shows_its_failed_attempts, self.shows_the_parts, self.releases_a_part_that_was_put_aside,
                   self.pages_look_right_in_light_dark_and_on_a_phone, self.says_when_the_daemon_does_not_answer, self.is_quiet,
@@ -495,7 +585,7 @@ class Run:
 
 
 def main():
-    if len(sys.argv) not in (4, 5):
+    if len(sys.argv) not in (5, 6):
         print(__doc__, file=sys.stderr)
         return 2
     base, key, out = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
@@ -503,7 +593,7 @@ def main():
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGS)
-        run = Run(browser, base, key, out, sys.argv[4] if len(sys.argv) == 5 else None)
+        run = Run(browser, base, key, out, sys.argv[5] if len(sys.argv) == 6 else None, pathlib.Path(sys.argv[4]))
         failed = run.all()
         browser.close()
     print(f"{run.passed} passed, {run.failed} failed")

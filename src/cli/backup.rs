@@ -1,164 +1,153 @@
-//! `echopilot backup`: make, list, verify and restore archives. Verifying and restoring work on the files alone, because they are
-//! needed most when nothing else works. An archive that is damaged is refused before anything is written.
+//! `echopilot backup`: make, list, look into, check, compare, restore and remove archives. What needs the daemon's state goes through
+//! the door (`make.rs`); looking and restoring work on the files alone, because they are needed most when nothing else works.
 
-use std::path::{Path, PathBuf};
+mod find;
+mod look;
+mod make;
+mod restore;
 
-use echopilot_actors::{
-    archive::{self, Contents},
-    config::Config,
-    domain::archive::archive_name,
-    env::blocking,
-    error::{Error, Result},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
-use serde_json::json;
 
-use super::{
-    Invocation,
-    door::Door,
-    exit::Outcome,
-    output::{Progress, state, table, text},
-    task::{members, told},
-};
+use echopilot_actors::{config::Config, env::blocking, error::Result};
+
+use super::{Invocation, exit::Outcome, output::Progress};
 
 #[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
 pub(crate) enum Command {
     /// Make today's archive now and prove that it restores.
-    Run,
-    /// List the archives, newest first.
-    List,
-    /// Check an archive against its checksums and its manifest without writing anything.
-    Verify {
-        /// The day (YYYY-MM-DD) or the archive's path.
-        archive: String,
+    Run {
+        /// Say what would be archived, on which archive it builds and whether there is room, but do nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
-    /// Restore an archive into a new or empty folder.
-    Restore {
-        /// The day (YYYY-MM-DD) or the archive's path.
-        archive: String,
-        /// Where to put the files; the folder must be empty or absent.
-        #[arg(long, value_name = "DIR")]
-        to: PathBuf,
-        /// Verify the archive and list what would be written, but write nothing.
+    /// List the archives, newest first, also those in the folder that the database does not know.
+    List,
+    /// Check an archive against its checksums, its manifest and the signature, without writing anything.
+    Verify {
+        #[command(flatten)]
+        one: One,
+        /// Read only so much of it, as a share (5%); names and structure are checked all the same.
+        #[arg(long, value_name = "SHARE", value_parser = share)]
+        sample: Option<u32>,
+        /// Another number, another sample.
+        #[arg(long, default_value_t = 0, requires = "sample")]
+        seed: u64,
+    },
+    /// Restore an archive, or some paths of it, into a folder.
+    Restore(restore::Arguments),
+    /// Write the content of one file of an archive to standard output.
+    Cat {
+        #[command(flatten)]
+        one: One,
+        /// The file's name in the archive, e.g. logs/payout_recon.json.
+        path: String,
+    },
+    /// List what is in an archive.
+    Files {
+        #[command(flatten)]
+        one: One,
+        /// Only this, with everything below it.
+        path: Option<String>,
+    },
+    /// Say what is different from one archive to another.
+    Diff {
+        /// The earlier archive: a day, `latest`, or a path.
+        before: String,
+        /// The later one.
+        after: String,
+        /// The age identity that opens them, if they are encrypted.
+        #[arg(long, value_name = "FILE")]
+        identity: Option<PathBuf>,
+    },
+    /// Remove the archives that no retention rule keeps, each with its reason.
+    Prune {
+        /// Only say what would go and why, and what stays and why.
         #[arg(long)]
         dry_run: bool,
     },
 }
 
+/// An archive and what opens it.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub(crate) struct One {
+    /// The day (YYYY-MM-DD), `latest`, or the archive's path.
+    archive: String,
+    /// The age identity that opens it, if it is encrypted; else backup.identity_file.
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+}
+
 pub(crate) async fn run(invocation: &Invocation, command: Command) -> Result<Outcome> {
     match command {
-        Command::Run => {
-            let door = Door::open(invocation).await?;
-            let result = door.run_task("daily_backup").await;
-            let run = door.close(result).await?;
-            invocation.print(&run, || told(&run));
-            Ok(Outcome::of(run["state"] == "succeeded" && run["result"]["ok"] == true))
-        }
-        Command::List => {
-            let door = Door::open(invocation).await?;
-            let result = door.backups().await;
-            let answer = door.close(result).await?;
-            invocation.print(&answer, || list(&answer));
-            Ok(Outcome::Fine)
-        }
-        Command::Verify { archive } => verify(invocation, &archive).await,
-        Command::Restore { archive, to, dry_run } => restore(invocation, &archive, to, dry_run).await,
+        Command::Run { dry_run: false } => make::run(invocation).await,
+        Command::Run { dry_run: true } => make::preview(invocation).await,
+        Command::List => make::list(invocation).await,
+        Command::Verify { one, sample, seed } => look::verify(invocation, one, sample, seed).await,
+        Command::Restore(arguments) => restore::run(invocation, arguments).await,
+        Command::Cat { one, path } => look::cat(invocation, one, path).await,
+        Command::Files { one, path } => look::files(invocation, one, path).await,
+        Command::Diff { before, after, identity } => look::diff(invocation, &before, &after, identity).await,
+        Command::Prune { dry_run } => make::prune(invocation, dry_run).await,
     }
 }
 
-fn list(answer: &serde_json::Value) -> String {
-    let rows: Vec<Vec<String>> = members(answer, "backups")
-        .map(|b| {
-            vec![
-                text(b, "date"),
-                text(b, "archive"),
-                text(b, "size_bytes"),
-                text(b, "files"),
-                state(&text(&b["proof"], "state")),
-                text(b, "made_at"),
-            ]
-        })
-        .collect();
-    if rows.is_empty() { "no archives yet".to_owned() } else { table(&["DATE", "ARCHIVE", "BYTES", "FILES", "PROOF", "MADE"], &rows) }
+/// Parts of a million of "5%", "0.5%" or "5".
+fn share(text: &str) -> std::result::Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    let percent = number.parse::<f64>().ok().filter(|percent| *percent > 0.0 && *percent <= 100.0);
+    let percent = percent.ok_or("a share is a number above 0 and up to 100, e.g. 5%")?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a percentage in range")]
+    Ok((percent * 10_000.0).ceil() as u32)
 }
 
-async fn verify(invocation: &Invocation, archive: &str) -> Result<Outcome> {
-    let path = find(&invocation.config()?, archive)?;
-    let (path, contents, by_manifest) = checked(path).await?;
-    let answer = json!({"ok": true, "archive": path, "files": contents.entries.len(), "bytes": contents.bytes, "manifest": by_manifest});
-    invocation.print(&answer, || {
-        let how =
-            if by_manifest { "everything is as its manifest says" } else { "whole by its own checksums; there is no manifest beside it" };
-        format!("{}: {}, {} files, {} bytes; {how}", path.display(), state("ok"), contents.entries.len(), contents.bytes)
-    });
-    Ok(Outcome::Fine)
+/// The file with the identity that opens archives: the one that was named, or the configured one; empty for none.
+fn identity(config: &Config, named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(|| config.backup.identity_file.clone())
 }
 
-async fn restore(invocation: &Invocation, archive: &str, to: PathBuf, dry_run: bool) -> Result<Outcome> {
-    let path = find(&invocation.config()?, archive)?;
-    if dry_run {
-        let (path, contents, _) = checked(path).await?;
-        let answer = json!({"ok": true, "dry_run": true, "archive": path, "to": to, "bytes": contents.bytes, "files": contents.entries});
-        invocation.print(&answer, || {
-            let mut lines: Vec<String> =
-                contents.entries.iter().map(|e| format!("{:>12}  {}", e.size, to.join(&e.path).display())).collect();
-            lines.push(format!("{} files, {} bytes would be written to {}", contents.entries.len(), contents.bytes, to.display()));
-            lines.join("\n")
-        });
-        return Ok(Outcome::Fine);
-    }
-    let target = to.clone();
-    let (contents, path) = blocking(move || {
-        let manifest = archive::read_manifest(&path)?;
-        let total = manifest.as_ref().map_or(0, |m| 2 * m.entries.len() as u64);
-        let mut count = Counter::new("restoring", total);
-        Ok((archive::restore_watched(&path, manifest.as_ref(), &target, &mut || count.one_more())?, path))
-    })
-    .await?;
-    let answer = json!({"ok": true, "dry_run": false, "archive": path, "to": to, "bytes": contents.bytes, "files": contents.entries});
-    invocation.print(&answer, || format!("{} files, {} bytes restored to {}", contents.entries.len(), contents.bytes, to.display()));
-    Ok(Outcome::Fine)
+/// What a working thread counts, and how it is told to stop.
+#[derive(Debug, Default)]
+struct Meter {
+    done: AtomicU64,
+    /// 0: not known.
+    total: AtomicU64,
+    stop: AtomicBool,
 }
 
-/// The archive's contents, all of it checked; whether there was a manifest to check it against.
-async fn checked(path: PathBuf) -> Result<(PathBuf, Contents, bool)> {
-    blocking(move || {
-        let manifest = archive::read_manifest(&path)?;
-        let mut count = Counter::new("verifying", manifest.as_ref().map_or(0, |m| m.entries.len() as u64));
-        let contents = archive::verify_watched(&path, manifest.as_ref(), &mut || count.one_more())?;
-        Ok((path, contents, manifest.is_some()))
-    })
-    .await
-}
-
-struct Counter {
-    progress: Progress,
-    done: u64,
-    total: u64,
-}
-
-impl Counter {
-    fn new(what: &'static str, total: u64) -> Self {
-        Self { progress: Progress::new(what), done: 0, total }
-    }
-
-    fn one_more(&mut self) {
-        self.done += 1;
-        self.progress.at(self.done, self.total);
-    }
-}
-
-/// A day means that day's archive; everything else is a path.
-fn find(config: &Config, archive: &str) -> Result<PathBuf> {
-    let path = match archive.parse::<chrono::NaiveDate>() {
-        Ok(date) => config.paths.backups.join("daily").join(archive_name(date)),
-        Err(_) => Path::new(archive).to_owned(),
+/// Runs `work` on a thread, draws how far it is, and asks it to stop on Ctrl-C, so that it can clean up behind itself.
+async fn watched<T: Send + 'static>(what: &'static str, work: impl FnOnce(&Meter) -> Result<T> + Send + 'static) -> Result<T> {
+    let meter = Arc::new(Meter::default());
+    let progress = Progress::new(what);
+    let mut work = {
+        let meter = meter.clone();
+        std::pin::pin!(blocking(move || work(&meter)))
     };
-    if path.is_file() {
-        return Ok(path);
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            ended = &mut work => return ended,
+            _ = look.tick() => progress.bytes(meter.done.load(Ordering::Relaxed), meter.total.load(Ordering::Relaxed)),
+            _ = tokio::signal::ctrl_c() => meter.stop.store(true, Ordering::Relaxed),
+        }
     }
-    Err(Error::new(
-        echopilot_actors::error::Code::NotFound,
-        "file_not_found",
-        format!("there is no archive {}: `echopilot backup list` shows them; give a day as YYYY-MM-DD or a path", path.display()),
-    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_read_as_parts_of_a_million() {
+        assert_eq!((share("5%"), share("0.5"), share("100%")), (Ok(50_000), Ok(5_000), Ok(1_000_000)));
+        for wrong in ["0%", "-1%", "101%", "much", ""] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
 }

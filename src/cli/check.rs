@@ -8,8 +8,10 @@ use std::{
 };
 
 use echopilot_actors::{
+    backup,
     config::{Config, ProviderMode, Secrets},
     daemon,
+    domain::archive::date_of_archive,
     error::{Error, Result},
     providers::stripe::{Client, Lacking},
     store::{MIGRATIONS, database_file},
@@ -49,6 +51,7 @@ pub(crate) async fn run(invocation: &Invocation) -> Result<Outcome> {
         Ok(config) => {
             findings.push(fine("configuration", format!("valid; provider mode {}", config.provider.mode.as_str())));
             findings.extend(directories(&config));
+            findings.extend(backups(&config));
             findings.extend(addresses(&config));
             findings.push(database(&config));
             findings.extend(secret_files(&config));
@@ -93,6 +96,28 @@ fn directory(name: &str, path: &Path) -> Finding {
             fail(name, what)
         }
     }
+}
+
+/// What the next backup needs: a folder to write to, recipients that are some, folders that are there, room on the disk.
+fn backups(config: &Config) -> Vec<Finding> {
+    let folder = config.paths.backups.join("daily");
+    let mut findings = Vec::new();
+    if folder.exists()
+        && let Err(error) = tempfile::tempfile_in(&folder)
+    {
+        findings
+            .push(fail("directory backups", format!("{} cannot be written: {error}; make it writable for this user", folder.display())));
+    }
+    let sizes = std::fs::read_dir(&folder).into_iter().flatten().flatten().filter_map(|entry| {
+        let date = date_of_archive(&entry.file_name().to_string_lossy())?;
+        Some((date, entry.metadata().ok()?.len()))
+    });
+    let last = sizes.max().map(|(_, bytes)| bytes);
+    findings.extend(backup::outlook(config, last).into_iter().map(|outlook| match outlook.found {
+        Ok(found) => fine(outlook.what, found),
+        Err(problem) => fail(outlook.what, problem),
+    }));
+    findings
 }
 
 fn addresses(config: &Config) -> Vec<Finding> {

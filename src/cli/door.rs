@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_actors::{
+    backup,
     config::{Config, Environment},
     daemon::{self, Daemon, Mode},
     env::{Clock, rfc3339},
@@ -81,6 +82,11 @@ impl Door {
 
     /// Runs a task now and waits for its end: the run with its `result`.
     pub(crate) async fn run_task(&self, task: &str) -> Result<Json> {
+        self.run_task_telling(task, &mut |_| {}).await
+    }
+
+    /// The same; what the run looks like meanwhile is told.
+    pub(crate) async fn run_task_telling(&self, task: &str, tell: &mut (dyn FnMut(&Json) + Send)) -> Result<Json> {
         let run_id = match self {
             Self::Daemon(client) => {
                 let accepted = client.post(&format!("/api/tasks/{}/run", segment(task)), None).await?;
@@ -93,6 +99,7 @@ impl Door {
             if !matches!(run["state"].as_str(), Some("pending" | "running")) {
                 return Ok(run);
             }
+            tell(&run);
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -113,7 +120,11 @@ impl Door {
     pub(crate) async fn run(&self, run_id: &str) -> Result<Json> {
         match self {
             Self::Daemon(client) => client.get(&format!("/api/runs/{}", segment(run_id))).await,
-            Self::Here(daemon) => timer::whole_run(&daemon.env, run_id).await,
+            Self::Here(daemon) => {
+                let mut run = timer::whole_run(&daemon.env, run_id).await?;
+                backup::add_progress(&daemon.env, &mut run).await;
+                Ok(run)
+            }
         }
     }
 
@@ -202,19 +213,46 @@ impl Door {
         }
     }
 
-    /// `{"backups":[...]}`, newest first.
+    /// `{"backups":[...],"unrecorded":[...],"last_proof":{...}}`, newest first.
     pub(crate) async fn backups(&self) -> Result<Json> {
         match self {
-            Self::Daemon(client) => client.get("/api/backups?limit=100").await,
+            Self::Daemon(client) => {
+                let mut answer = client.get("/api/backups?limit=100").await?;
+                while let Some(after) = answer["next"].as_str() {
+                    let mut page = client.get(&format!("/api/backups?limit=100&after={}", segment(after))).await?;
+                    answer["next"] = page["next"].take();
+                    let (Some(all), Some(more)) = (answer["backups"].as_array_mut(), page["backups"].as_array_mut()) else { break };
+                    all.append(more);
+                }
+                answer["count"] = answer["backups"].as_array().map_or(0, Vec::len).into();
+                Ok(answer)
+            }
             Self::Here(daemon) => {
-                let rows = daemon.env.store().backups(100).await?;
-                let view = |b: &echopilot_actors::store::BackupRow| {
-                    json!({
-                        "date": b.date, "archive": b.archive, "size_bytes": b.size_bytes, "files": b.files, "sha256": b.sha256,
-                        "made_at": rfc3339(b.made_at), "run_id": b.run_id, "proof": b.proof,
-                    })
-                };
-                Ok(json!({"ok": true, "count": rows.len(), "backups": rows.iter().map(view).collect::<Vec<_>>(), "next": null}))
+                let (backups, mut answer) = backup::listing(&daemon.env, false).await?;
+                answer["count"] = backups.len().into();
+                answer["backups"] = backups.into();
+                answer["next"] = Json::Null;
+                Ok(with_ok(answer))
+            }
+        }
+    }
+
+    /// What a backup would do now.
+    pub(crate) async fn preview_backup(&self) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.post("/api/backup/run", Some(&json!({"dry_run": true}))).await,
+            Self::Here(daemon) => backup::preview(&daemon.env).await,
+        }
+    }
+
+    /// Every archive with what the retention rules say of it; without `dry_run` those that go are gone.
+    pub(crate) async fn prune(&self, dry_run: bool) -> Result<Json> {
+        match self {
+            Self::Daemon(client) => client.post("/api/backups/prune", Some(&json!({"dry_run": dry_run}))).await,
+            Self::Here(daemon) => {
+                let decisions = backup::prune(&daemon.env, dry_run).await?;
+                let removed = decisions.iter().filter(|d| !d.keep).count();
+                Ok(json!({"ok": true, "dry_run": dry_run, "removed": removed, "count": decisions.len(), "archives": decisions}))
             }
         }
     }

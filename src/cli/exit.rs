@@ -33,7 +33,7 @@ impl Outcome {
 /// As clap has it.
 const BAD_USAGE: u8 = 2;
 const USAGE: u8 = 64;
-const DATA: u8 = 65;
+pub(crate) const DATA: u8 = 65;
 const NO_INPUT: u8 = 66;
 const UNAVAILABLE: u8 = 69;
 const SOFTWARE: u8 = 70;
@@ -48,6 +48,10 @@ const BY_REASON: &[(&str, u8)] = &[
     ("configuration", CONFIGURATION),
     ("missing_input", BAD_USAGE),
     ("archive", DATA),
+    ("archive_refused", DATA),
+    ("encrypted", NO_PERMISSION),
+    ("not_in_archive", NO_INPUT),
+    ("stopped", 1),
     ("not_a_database", DATA),
     ("database_damaged", DATA),
     ("schema_too_new", DATA),
@@ -86,6 +90,9 @@ mod tests {
         for (error, expected) in [
             (Error::invalid("configuration", ""), 78),
             (Error::invalid("archive", ""), 65),
+            (Error::invalid("archive_refused", ""), 65),
+            (Error::invalid("encrypted", ""), 77),
+            (Error::new(Code::NotFound, "not_in_archive", ""), 66),
             (Error::invalid("not_a_database", ""), 65),
             (Error::invalid("something_else", ""), 64),
             (Error::field("amount_minor", ""), 64),

@@ -181,10 +181,34 @@ mod tests {
             run.command,
             Command::Run(run::Arguments { demo: true, demo_seed: 1869, demo_days: 365, ready_file: Some("/tmp/r".into()) })
         );
-        let restore = parse("echopilot backup restore 2026-01-31 --to out --dry-run --json").unwrap();
-        assert!(restore.json);
-        let expected = backup::Command::Restore { archive: "2026-01-31".into(), to: "out".into(), dry_run: true };
-        assert_eq!(restore.command, Command::Backup(expected));
+        for fine in [
+            "restore 2026-01-31 --to out --dry-run --json",
+            "restore latest --to out logs configs/echopilot.toml --conflict overwrite --links skip --owners --setuid",
+            "restore --at 2026-01-31T12:00:00Z --to out --ready --identity key.txt",
+            "restore x.tar.gz --to out --salvage",
+            "run --dry-run",
+            "verify latest --sample 5% --seed 3",
+            "cat latest logs/a",
+            "files latest",
+            "files latest logs",
+            "diff 2026-01-30 2026-01-31 --json",
+            "prune --dry-run",
+        ] {
+            assert!(parse(&format!("echopilot backup {fine}")).is_ok(), "{fine}");
+        }
+        for wrong in [
+            "restore latest",
+            "restore --to out",
+            "restore latest --to out --ready --conflict skip",
+            "restore latest --to out --at soon",
+            "verify latest --sample 0%",
+            "verify latest --seed 3",
+            "verify",
+            "cat latest",
+            "diff latest",
+        ] {
+            assert_eq!(parse(&format!("echopilot backup {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
+        }
         for fine in ["task run payout_recon", "task list", "task next heartbeat -n 3", "backup run", "backup verify 2026-01-31", "status"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }

@@ -44,8 +44,8 @@ pub(crate) fn coloured(colour: Colour, text: &str) -> String {
 pub(crate) fn state(word: &str) -> String {
     let colour = match word {
         "running" | "succeeded" | "ok" | "passed" | "scheduled" => Colour::Green,
-        "failed" | "fail" | "timed_out" | "quarantined" | "cancelled" => Colour::Red,
-        "restarting" | "skipped" | "missed" | "starting" => Colour::Yellow,
+        "failed" | "fail" | "timed_out" | "quarantined" | "cancelled" | "damaged" | "missing" => Colour::Red,
+        "restarting" | "skipped" | "missed" | "starting" | "partial" | "unrecorded" => Colour::Yellow,
         _ => Colour::Dim,
     };
     coloured(colour, word)
@@ -98,11 +98,30 @@ impl Progress {
     /// Draws `done` of `total`.
     pub(crate) fn at(&self, done: u64, total: u64) {
         if self.shown {
-            const WIDTH: u64 = 30;
-            let filled = (done * WIDTH).checked_div(total).unwrap_or(WIDTH).min(WIDTH);
-            let bar: String = (0..WIDTH).map(|i| if i < filled { '#' } else { '.' }).collect();
-            let _ = write!(std::io::stderr(), "\r{} [{bar}] {done}/{total}\x1b[K", self.what); // drawing is a courtesy
+            self.draw("", done, total, &format!("{done}/{total}"));
         }
+    }
+
+    /// Draws `done` of `total` bytes; a total of 0 is one that is not known.
+    pub(crate) fn bytes(&self, done: u64, total: u64) {
+        self.phase("", done, total);
+    }
+
+    /// The same with what is done just now.
+    pub(crate) fn phase(&self, phase: &str, done: u64, total: u64) {
+        if self.shown {
+            let text = |bytes: u64| size(&bytes.into());
+            let figures = if total == 0 { text(done) } else { format!("{} of {}", text(done.min(total)), text(total)) };
+            self.draw(phase, done, total, &figures);
+        }
+    }
+
+    fn draw(&self, phase: &str, done: u64, total: u64, figures: &str) {
+        const WIDTH: u64 = 30;
+        let filled = (done.saturating_mul(WIDTH)).checked_div(total).unwrap_or(0).min(WIDTH);
+        let bar: String = (0..WIDTH).map(|i| if i < filled { '#' } else { '.' }).collect();
+        let gap = if phase.is_empty() { "" } else { ", " };
+        let _ = write!(std::io::stderr(), "\r{}{gap}{phase} [{bar}] {figures}\x1b[K", self.what); // drawing is a courtesy
     }
 }
 
@@ -111,6 +130,28 @@ impl Drop for Progress {
         if self.shown {
             let _ = write!(std::io::stderr(), "\r\x1b[K"); // the line makes room for the result
         }
+    }
+}
+
+/// "1.4 MiB"; `-` for what is no size.
+pub(crate) fn size(bytes: &Json) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let Some(bytes) = bytes.as_u64() else { return "-".to_owned() };
+    let (mut figure, mut unit) = (bytes as f64, 0);
+    while figure >= 1024.0 && unit < UNITS.len() - 1 {
+        (figure, unit) = (figure / 1024.0, unit + 1);
+    }
+    if unit == 0 || figure >= 100.0 { format!("{figure:.0} {}", UNITS[unit]) } else { format!("{figure:.1} {}", UNITS[unit]) }
+}
+
+/// "0.31 s", "12 s", "3 min", "5 h", "2 d".
+pub(crate) fn length(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => format!("{s:.2} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
+        s => format!("{:.0} d", s / 86_400.0),
     }
 }
 
@@ -126,6 +167,14 @@ pub(crate) fn text(value: &Json, member: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_and_lengths_are_short_and_have_their_unit() {
+        let sizes = [0, 1023, 1024, 1_500_000, 250 << 20, 5 << 40].map(|bytes: u64| size(&bytes.into()));
+        assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.4 MiB", "250 MiB", "5.0 TiB"]);
+        assert_eq!(size(&Json::Null), "-");
+        assert_eq!([0.314, 45.0, 600.0, 36_000.0, 864_000.0].map(length), ["0.31 s", "45 s", "10 min", "10 h", "10 d"]);
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell_and_colour_takes_no_room() {

@@ -16,8 +16,8 @@ function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
-async function call(method, path, body, headers = {}) {
-  const options = { method, headers: { Accept: "application/json", ...headers }, credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(LIMIT_MS) };
+async function call(method, path, body, headers = {}, limitMs = LIMIT_MS) {
+  const options = { method, headers: { Accept: "application/json", ...headers }, credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(limitMs) };
   if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers["Content-Type"] = "application/json";
@@ -40,7 +40,7 @@ async function call(method, path, body, headers = {}) {
 }
 
 export const get = (path) => call("GET", path);
-export const post = (path, body, headers) => call("POST", path, body, headers);
+export const post = (path, body, headers, limitMs) => call("POST", path, body, headers, limitMs);
 
 /** Whether the daemon is ready: "ready", "not ready" or "no answer". */
 export async function readiness() {
@@ -58,12 +58,13 @@ export function idempotencyKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Asks after a run until it has ended; answers its last record. */
-export async function follow(runId, limitMs = 120_000) {
+/** Asks after a run until it has ended; answers its last record. `tell` gets what it looks like meanwhile. */
+export async function follow(runId, limitMs = 120_000, tell = () => {}) {
   const until = Date.now() + limitMs;
   for (let wait = 150; ; wait = Math.min(wait * 1.5, 2000)) {
     const run = await get(`/api/runs/${encodeURIComponent(runId)}`);
     if (FINAL.includes(run.state)) return run;
+    tell(run);
     if (Date.now() > until) throw new ApiError("The run goes on; its result will appear in the list of tasks.", 0, run);
     await new Promise((resolve) => setTimeout(resolve, wait));
   }

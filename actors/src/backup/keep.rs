@@ -9,7 +9,7 @@ use serde_json::json;
 use super::lock;
 use crate::{
     archive, config,
-    domain::retention::{Archive, Decision, Policy, State, payouts_to_remove, plan},
+    domain::retention::{Archive, Decision, State, payouts_to_remove, plan},
     env::{Env, blocking},
     error::Result,
     files,
@@ -20,21 +20,9 @@ use crate::{
 pub(super) async fn decisions(env: &Env, now: DateTime<Utc>) -> Result<Vec<(BackupRow, Decision)>> {
     let rows = env.store().backups(i64::MAX).await?;
     let archives: Vec<Archive> = rows.iter().filter_map(describe).collect();
-    let decided = plan(&archives, &policy(&env.config().retention), now);
+    let decided = plan(&archives, &env.config().retention.policy(), now);
     let of = |date: &NaiveDate| rows.iter().find(|row| row.date == date.to_string()).cloned();
     Ok(decided.into_iter().filter_map(|decision| Some((of(&decision.archive.date)?, decision))).collect())
-}
-
-pub(crate) fn policy(settings: &config::Retention) -> Policy {
-    Policy {
-        keep_last: settings.keep_last,
-        keep_within_days: settings.keep_within_days,
-        keep_daily: settings.keep_daily,
-        keep_weekly: settings.keep_weekly,
-        keep_monthly: settings.keep_monthly,
-        keep_yearly: settings.keep_yearly,
-        max_removed: settings.max_removed,
-    }
 }
 
 fn describe(row: &BackupRow) -> Option<Archive> {

@@ -11,7 +11,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use echopilot_archive::{
     pattern::Patterns,
     previous::Previous,
-    scan,
     write::{self, Written},
 };
 use serde_json::json;
@@ -20,6 +19,7 @@ use super::{
     checks, keep, lock,
     progress::{Busy, Progress},
     proof::{self, Proof},
+    room::enough_room,
 };
 use crate::{
     alert,
@@ -39,6 +39,8 @@ pub(super) const DATABASE_FILE: &str = "database/echopilot.db";
 /// The archive that the next one takes members from when those that stay are encrypted. In the data directory: it is as readable as
 /// what it was made of.
 pub(super) const BASE: &str = "backup_base.tar.gz";
+/// When an archive was last made without reusing anything.
+const LAST_FULL: &str = "backup.last_full";
 /// Temporary files of the daemon's own folders; half written, and gone in an instant.
 const NEVER_WHOLE: [&str; 2] = ["logs/**/*.tmp", "configs/**/*.tmp"];
 
@@ -158,7 +160,7 @@ pub(super) fn includes(config: &Config) -> Result<Vec<Include>> {
 }
 
 /// Where everything lies that is archived, and what it is called there.
-fn roots(config: &Config, includes: &[Include], copy: &Path) -> Vec<Root> {
+pub(super) fn roots(config: &Config, includes: &[Include], copy: &Path) -> Vec<Root> {
     let root = |name: &str, path: PathBuf, required| Root { name: name.into(), path, required };
     let all = includes.iter().map(|include| match include {
         Include::Own(LOGS) => root(LOGS, config.paths.logs.clone(), true),
@@ -173,7 +175,7 @@ fn roots(config: &Config, includes: &[Include], copy: &Path) -> Vec<Root> {
     all
 }
 
-fn excluded(config: &Config) -> Result<Patterns> {
+pub(super) fn excluded(config: &Config) -> Result<Patterns> {
     let all = config.backup.exclude.iter().map(String::as_str).chain(NEVER_WHOLE);
     Patterns::new(all).map_err(|e| Error::invalid("configuration", format!("backup.exclude: {e}")))
 }
@@ -188,13 +190,14 @@ fn never(config: &Config) -> Vec<(PathBuf, &'static str)> {
 
 /// The archive whose members are taken over, with the digest that was written down of it, and its name; none if the next full one is
 /// due.
-async fn previous(env: &Env, now: DateTime<Utc>) -> Result<(Option<Previous>, Option<String>)> {
-    let rows = env.store().backups(400).await?;
+pub(super) async fn previous(env: &Env, now: DateTime<Utc>) -> Result<(Option<Previous>, Option<String>)> {
+    let mut rows = env.store().backups(400).await?;
     let oldest = now - TimeDelta::days(env.config().backup.full_every_days);
-    if !rows.iter().any(|row| row.full && row.made_at > oldest) {
+    // The last full one may have been replaced on its day, or removed by retention since.
+    let noted = env.store().meta(LAST_FULL).await?.and_then(|at| at.parse::<DateTime<Utc>>().ok());
+    if !noted.is_some_and(|at| at > oldest) && !rows.iter().any(|row| row.full && row.made_at > oldest) {
         return Ok((None, None));
     }
-    let mut rows = rows;
     rows.sort_by_key(|row| std::cmp::Reverse(row.made_at));
     for row in rows.iter().filter(|row| !row.toc_sha256.is_empty()) {
         let file = row.archive.rsplit('/').next().unwrap_or_default();
@@ -206,31 +209,8 @@ async fn previous(env: &Env, now: DateTime<Utc>) -> Result<(Option<Previous>, Op
     Ok((None, None))
 }
 
-async fn last_size(env: &Env) -> Result<Option<u64>> {
+pub(super) async fn last_size(env: &Env) -> Result<Option<u64>> {
     Ok(env.store().backups(1).await?.first().map(|row| row.size_bytes.unsigned_abs()))
-}
-
-/// Whether the disk takes the copy of the database, the archive and what is restored to prove it; answers the bytes to be read. Errors:
-/// `unavailable` with reason `disk_low`, with both figures.
-fn enough_room(config: &Config, roots: &[Root], exclude: &Patterns, last: Option<u64>, scratch: &Path) -> Result<u64> {
-    let (_, bytes) = scan::measure(roots, exclude);
-    let database = std::fs::metadata(config.database_path()).map_or(0, |m| m.len());
-    let content = bytes + database;
-    let archive = last.map_or(content / 2, |last| last + last / 4) * if config.backup.recipients.is_empty() { 1 } else { 2 };
-    let needed = database + archive + content + (config.backup.reserve_mb << 20);
-    let stat = rustix::fs::statvfs(scratch).map_err(std::io::Error::from).context("cannot look at the disk")?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free < needed {
-        let mb = |bytes: u64| bytes.div_ceil(1 << 20);
-        let what = format!(
-            "a backup needs up to {} MB on the disk of {} (an archive, its restored copy, and backup.reserve_mb), there are {} MB",
-            mb(needed),
-            config.paths.backups.display(),
-            mb(free)
-        );
-        return Err(Error::unavailable("disk_low", what).with("needed_bytes", needed).with("free_bytes", free));
-    }
-    Ok(content)
 }
 
 /// Removes what a killed backup or restore left behind; the lock says that none is running.
@@ -329,6 +309,9 @@ async fn record(run: &Run, now: DateTime<Utc>, took_ms: i64, written: Written, p
         "proof": row.proof, "damaged_before": written.damaged_before, "previous_refused": written.previous_refused,
     });
     env.store().put_backup(&row, Some(&proven), env.fact("backup.done", &run.run_id, data)).await?;
+    if row.full {
+        env.store().set_meta(LAST_FULL, &rfc3339(now)).await?;
+    }
     let sizes: Vec<i64> = earlier.iter().filter(|b| b.date != date).map(|b| b.content_bytes).filter(|bytes| *bytes > 0).collect();
     let unusual = is_unusual(row.content_bytes, &sizes);
     let kept = if proof.passed() { keep::after_backup(env, now).await } else { Ok(Vec::new()) };

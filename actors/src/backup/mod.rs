@@ -1,12 +1,15 @@
 //! Backup owns the lock on the archives: one backup, proof or removal at a time. The work runs in a task of its own, so that how far it
 //! is can be asked; when this actor dies the work ends with it, the archive under its final name is still the old one, and the litter is
-//! swept by the next run. `make.rs` makes an archive, `proof.rs` proves that it restores, `keep.rs` removes old ones.
+//! swept by the next run. `make.rs` makes an archive, `proof.rs` proves that it restores, `keep.rs` removes old ones, `listing.rs` tells of
+//! them, `room.rs` knows what they take on the disk.
 
 mod checks;
 mod keep;
+mod listing;
 mod make;
 mod progress;
 mod proof;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +18,12 @@ use std::{fs::File, path::Path, time::Duration};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::Value as Json;
 
-pub use self::{checks::age as proof_age_check, keep::prune, progress::Progress};
+pub use self::{
+    checks::age as proof_age_check,
+    keep::prune,
+    listing::{Outlook, add_progress, file_name, last_proof, listing, outlook, preview, proof_view},
+    progress::Progress,
+};
 use crate::{
     actor::{self, Probe, Probed, Reply},
     env::Env,

@@ -2,6 +2,8 @@
 //! customers, payments or secrets. Counters are counted from this process's rows of the occurrence ledger, each row once, so that a
 //! crash of an actor loses none. It never fails because a part does: that part's figures are left out and its source is 0.
 
+mod archives;
+
 use std::{
     collections::{BTreeSet, HashMap},
     time::{Duration, Instant},
@@ -82,6 +84,7 @@ impl Metrics {
         let tasks = in_time(timer::list(env)).await;
         told("timer", tasks.as_deref().map_err(Clone::clone).and_then(|t| schedule(&board, t)));
         told("level", in_time(level(&board, env)).await);
+        told("backup", in_time(archives::archives(&board, env)).await);
         let mut counts = self.counts.lock().await;
         if counts.is_none() {
             *counts = Some(Counts::new()?);

@@ -5,6 +5,7 @@
 mod alerts;
 mod auth;
 mod backup;
+mod contents;
 mod customers;
 mod health;
 mod insight;
@@ -43,7 +44,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{net::TcpListener, task::AbortHandle};
 use warp::{filters::BoxedFilter, reply::Response};
 
-use self::{auth::Gate, listener::Door, metrics::Metrics, payments::Rejected, route::any_of};
+use self::{auth::Gate, contents::Desk, listener::Door, metrics::Metrics, payments::Rejected, route::any_of};
 use crate::{
     actor::{self, Probe, Probed, Reply},
     env::Env,
@@ -77,6 +78,8 @@ struct Shell {
     rejected: Arc<Rejected>,
     /// What was counted for `/metrics`.
     metrics: Arc<Metrics>,
+    /// Who reads archives.
+    desk: Arc<Desk>,
 }
 
 /// The actor; clones share the socket and what must survive a restart.
@@ -90,7 +93,8 @@ pub struct Gateway {
 impl Gateway {
     /// Takes the bound socket; nothing is accepted before the actor runs.
     pub fn new(env: &Env, listener: TcpListener) -> Self {
-        let shell = Shell { env: env.clone(), gate: Arc::default(), rejected: Arc::default(), metrics: Arc::default() };
+        let shell =
+            Shell { env: env.clone(), gate: Arc::default(), rejected: Arc::default(), metrics: Arc::default(), desk: Arc::default() };
         Self { door: Arc::new(Door::new(listener, shell.clone())), shell, resumed: Arc::default() }
     }
 }

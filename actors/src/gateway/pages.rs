@@ -61,9 +61,11 @@ pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
         .and(warp::header::headers_cloned())
         .and(query())
         .then(home);
-    // Money, the tasks, one task, and the supervisor's parts.
+    // Money, backups, the tasks, one task, and the supervisor's parts.
     let operator = warp::path!("money")
         .map(|| Place::Money)
+        .or(warp::path!("backups").map(|| Place::Backups))
+        .unify()
         .or(warp::path!("tasks").map(|| Place::Tasks))
         .unify()
         .or(warp::path!("tasks" / String).map(Place::Task))
@@ -99,13 +101,15 @@ struct Currency {
 }
 
 /// The pages of an operator, as the header links them.
-const PAGES: [(&str, &str); 4] = [("/", "Dashboard"), ("/money", "Money"), ("/tasks", "Tasks"), ("/parts", "Parts")];
+const PAGES: [(&str, &str); 5] =
+    [("/", "Dashboard"), ("/money", "Money"), ("/backups", "Backups"), ("/tasks", "Tasks"), ("/parts", "Parts")];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where an operator wants to go.
 #[derive(Debug)]
 enum Place {
     Money,
+    Backups,
     Tasks,
     Task(String),
     Parts,
@@ -123,6 +127,14 @@ struct DashboardPage {
 #[derive(Template)]
 #[template(path = "money.html")]
 struct MoneyPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "backups.html")]
+struct BackupsPage {
     chrome: Chrome,
     version: &'static str,
     here: &'static str,
@@ -264,6 +276,7 @@ async fn operator(place: Place, env: Env, headers: HeaderMap) -> Response {
     let (chrome, version) = (Chrome::of(&env), VERSION);
     let page = match place {
         Place::Money => render(&MoneyPage { chrome, version, here: "/money" }),
+        Place::Backups => render(&BackupsPage { chrome, version, here: "/backups" }),
         Place::Tasks => render(&TasksPage { chrome, version, here: "/tasks" }),
         Place::Parts => render(&PartsPage { chrome, version, here: "/parts" }),
         Place::Task(task) => match tasks::find(&env, &task).await {

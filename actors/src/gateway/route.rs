@@ -113,6 +113,15 @@ impl Request {
             .ok_or_else(|| Error::field(name, format!("{name} must be a whole number from {} to {}", range.start(), range.end())))
     }
 
+    /// A query parameter that is `true` or `false`; absent it is false.
+    pub(super) fn flag(&self, name: &'static str) -> Result<bool> {
+        match self.query(name)?.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Error::field(name, format!("{name} must be true or false"))),
+        }
+    }
+
     /// How many items a list answers: 1 to 100, 20 unless asked otherwise.
     pub(super) fn limit(&self) -> Result<usize> {
         Ok(usize::try_from(self.number("limit", 20, 1..=100)?).unwrap_or(20))

@@ -11,6 +11,7 @@ use super::{
     route::{Call, any_of, api},
 };
 use crate::{
+    backup,
     env::Env,
     error::{Error, Result},
     timer::{self, Backfill, TaskInfo},
@@ -37,7 +38,7 @@ pub(super) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
         api(shell, Method::GET, "/api/tasks/{name}/runs", Scope::Read, runs),
         // When it is due next.
         api(shell, Method::GET, "/api/tasks/{name}/next", Scope::Read, next),
-        // A run with its attempts and its result.
+        // A run with its attempts and its result; a backup that is running also says how far it is.
         api(shell, Method::GET, "/api/runs/{id}", Scope::Read, one_run),
         // Cancels a run that waits or is going on.
         api(shell, Method::POST, "/api/runs/{id}/cancel", Scope::Operate, cancel),
@@ -131,7 +132,9 @@ async fn next(call: Call) -> Result<Response> {
 }
 
 async fn one_run(call: Call) -> Result<Response> {
-    Ok(respond::json(&timer::whole_run(call.env(), call.request.param(0)?).await?))
+    let mut run = timer::whole_run(call.env(), call.request.param(0)?).await?;
+    backup::add_progress(call.env(), &mut run).await;
+    Ok(respond::json(&run))
 }
 
 async fn cancel(call: Call) -> Result<Response> {

@@ -82,11 +82,6 @@ impl Source {
     }
 }
 
-/// The SHA-256 of a local file, in hex. Blocks.
-pub fn file_sha256(path: &Path) -> Result<String> {
-    Source::read_whole(path).map(|source| source.sha256)
-}
-
 /// Told how an upload goes.
 pub trait Watch: Send + Sync {
     /// Bytes that are at the target for good, of all.

@@ -28,7 +28,7 @@ fn chromium_signs_in_presses_the_three_buttons_and_opens_the_portal() {
     let out = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("out");
     std::fs::create_dir_all(&out).expect("a folder for the screenshots");
     let mut browser = python();
-    browser.arg(peer("browser.py")).args([&daemon.url(), &daemon.key]).arg(&out).arg(portal);
+    browser.arg(peer("browser.py")).args([&daemon.url(), &daemon.key]).arg(&out).arg(daemon.root()).arg(portal);
     let output = run_to_end(browser, Duration::from_mins(6));
     output.expect(0);
     let shots: Vec<_> = integration_tests::names(&out).into_iter().filter(|path| path.extension().is_some_and(|e| e == "png")).collect();

@@ -1,6 +1,7 @@
 //! One test binary, a file per theme. Every test starts the real program and looks at it from outside.
 
 mod audit;
+mod backup;
 mod browser;
 mod canary;
 mod chaos;
@@ -10,6 +11,7 @@ mod conformance;
 mod contract;
 mod cron;
 mod demo;
+mod encryption;
 mod faults;
 mod finance;
 mod ingest;

@@ -218,12 +218,38 @@ fn metrics_are_strict_text_and_agree_with_the_other_endpoints() {
         let states = &after["echopilot_child_state"].samples;
         assert_eq!(states.iter().filter(|((_, l), v)| l["child"] == label.1 && **v == 1.0).count(), 1, "one state at a time");
     }
-    for source in ["supervisor", "timer", "level", "ledger"] {
+    for source in ["supervisor", "timer", "level", "backup", "ledger"] {
         assert_eq!(value(&after, "echopilot_scrape_source_up", &[("source", source)]), 1.0, "{source}");
     }
     assert!(value(&after, "echopilot_uptime_seconds", &[]) > value(&before, "echopilot_uptime_seconds", &[]));
     assert_eq!(value(&after, "echopilot_store_queue_depth", &[]), 0.0);
     assert_eq!(after["echopilot_build_info"].samples.values().copied().collect::<Vec<_>>(), [1.0]);
+}
+
+#[test]
+fn the_newest_archive_and_its_proof_are_figures() {
+    let daemon = setup().start();
+    let (before, _) = scrape(&daemon);
+    assert_eq!(value(&before, "echopilot_backup_archives", &[]), 0.0);
+    assert!(!before.contains_key("echopilot_backup_last_proof_timestamp_seconds"), "a rule can tell that there is none");
+    daemon.task_result("daily_backup");
+    let (after, _) = scrape(&daemon);
+    let list = daemon.get("/api/backups").ok();
+    let (row, proof) = (&list["backups"][0], &list["last_proof"]);
+    let figure = |name: &str| value(&after, &format!("echopilot_backup_{name}"), &[]);
+    let unix = |time: &Json| {
+        let at = chrono::DateTime::parse_from_rfc3339(time.as_str().expect("a time")).expect("RFC 3339");
+        at.timestamp() as f64
+    };
+    assert_eq!((figure("archives"), figure("last_partial")), (1.0, 0.0));
+    assert_eq!((figure("last_timestamp_seconds"), figure("last_proof_timestamp_seconds")), (unix(&row["made_at"]), unix(&proof["at"])));
+    assert_eq!((figure("last_size_bytes"), figure("last_content_bytes")), (number(&row["size_bytes"]), number(&row["content_bytes"])));
+    assert_eq!(figure("last_reused_bytes"), number(&row["reused_bytes"]));
+    assert_eq!(
+        (figure("last_duration_seconds"), figure("restore_duration_seconds")),
+        (number(&row["took_ms"]) / 1e3, number(&proof["restore_ms"]) / 1e3)
+    );
+    assert_eq!(figure("proof_max_age_seconds"), number(&list["proof_max_age_s"]));
 }
 
 #[test]

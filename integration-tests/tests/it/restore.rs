@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use integration_tests::{Output, Setup, names, tree};
+use integration_tests::{LONG, Output, Setup, names, tree, until};
 use serde_json::{Value as Json, json};
 
 use crate::{ingest::charge_event, setup};
@@ -125,4 +125,130 @@ fn an_archive_that_points_outside_is_refused() {
         hostile(&archive, "logs/link", kind, Some(link));
         restore_refused(&setup, &archive, &format!("{kind:?} to {link}"));
     }
+}
+
+#[test]
+fn some_paths_are_restored_beside_what_is_there_as_it_is_asked() {
+    let setup = setup();
+    let shop = setup.root().join("shop");
+    std::fs::create_dir(&shop).expect("a folder");
+    std::fs::write(shop.join("kept.txt"), "archived\n").expect("a file");
+    std::os::unix::fs::symlink("/etc/passwd", shop.join("outside")).expect("a link");
+    let setup = setup.env("ECHOPILOT__BACKUP__INCLUDE", format!("logs,database,shop={}", shop.display()));
+    setup.cli(&["backup", "run"]).expect(0);
+    let out = setup.root().join("out");
+    let to = out.to_string_lossy().into_owned();
+    let restore = |more: &[&str]| setup.cli(&[&["backup", "restore", "latest", "--to", &to], more].concat());
+
+    // The link points out of the archive: it is refused, left out, or made as it was.
+    let refused = restore(&[]);
+    assert!(refused.code == Some(65) && refused.stderr.contains("shop/outside") && !out.exists(), "{refused:?}");
+    restore(&["--dry-run"]).expect(65);
+    let skipped = restore(&["--links", "skip", "--json"]).json(0);
+    assert!(skipped["left_out"].to_string().contains("shop/outside") && !out.join("shop/outside").exists(), "{skipped}");
+    assert!(restore(&["--links", "skip"]).code == Some(73), "the folder is not empty any more");
+    std::fs::remove_dir_all(&out).expect("it goes");
+    let dry = restore(&["--links", "allow", "--dry-run", "--json"]).json(0);
+    assert!(dry["files"].as_u64().is_some_and(|n| n >= 2) && !out.exists(), "a dry run writes nothing: {dry}");
+    restore(&["--links", "allow"]).expect(0);
+    assert_eq!(std::fs::read_link(out.join("shop/outside")).ok().as_deref(), Some(Path::new("/etc/passwd")));
+
+    // One path; what is there stays or is replaced.
+    std::fs::remove_dir_all(&out).expect("it goes");
+    let one = restore(&["shop/kept.txt", "--json"]).json(0);
+    assert_eq!((one["files"].as_u64(), tree(&out).len()), (Some(1), 1), "{one}");
+    std::fs::write(out.join("shop/kept.txt"), "mine\n").expect("a change");
+    restore(&["shop/kept.txt"]).expect(73);
+    let kept = restore(&["shop/kept.txt", "--conflict", "skip", "--json"]).json(0);
+    assert_eq!(kept["kept"], json!(["shop/kept.txt"]), "{kept}");
+    assert_eq!(std::fs::read_to_string(out.join("shop/kept.txt")).ok().as_deref(), Some("mine\n"));
+    let there = restore(&["shop/kept.txt", "--conflict", "overwrite", "--dry-run", "--json"]).json(0);
+    assert_eq!(there["in_the_way"], 1, "{there}");
+    restore(&["shop/kept.txt", "--conflict", "overwrite"]).expect(0);
+    assert_eq!(std::fs::read_to_string(out.join("shop/kept.txt")).ok().as_deref(), Some("archived\n"));
+    restore(&["nothing/here", "--conflict", "skip"]).expect(66);
+}
+
+#[test]
+fn a_plain_archive_of_before_is_listed_verified_and_restored() {
+    let setup = setup().start().stop();
+    let folder = setup.root().join("old");
+    std::fs::create_dir_all(folder.join("logs")).expect("a folder");
+    std::fs::write(folder.join("logs/a.json"), "{}\n").expect("a file");
+    std::fs::create_dir_all(setup.backups("daily")).expect("the folder of archives");
+    let archive = setup.backups("daily/backup_2024-02-03.tar.gz");
+    let mut tar = integration_tests::command("tar");
+    tar.arg("czf").arg(&archive).arg("-C").arg(&folder).arg("logs");
+    integration_tests::run_to_end(tar, integration_tests::SHORT).expect(0);
+    let digest = integration_tests::sha256(&std::fs::read(&archive).expect("the archive"));
+    let manifest =
+        json!({"schema": 1, "created": "2024-02-03T00:30:00Z", "archive_sha256": digest, "entries": [{"path": "logs/a.json", "size": 3}]});
+    std::fs::write(setup.backups("daily/backup_2024-02-03.tar.gz.manifest.json"), manifest.to_string()).expect("a manifest");
+    let verified = setup.cli(&["backup", "verify", "2024-02-03", "--json"]).json(0);
+    assert_eq!((&verified["ok"], &verified["manifest"], &verified["files"]), (&json!(true), &json!("unsigned"), &json!(1)), "{verified}");
+    assert!(setup.cli(&["backup", "files", "2024-02-03"]).expect(0).contains("logs/a.json"));
+    assert_eq!(setup.cli(&["backup", "cat", "2024-02-03", "logs/a.json"]).expect(0), "{}\n");
+    let target = setup.root().join("restored");
+    restore(&setup, Path::new("2024-02-03"), &target).expect(0);
+    assert_eq!(std::fs::read_to_string(target.join("logs/a.json")).ok().as_deref(), Some("{}\n"));
+    setup.cli(&["backup", "diff", "2024-02-03", "2024-02-03"]).expect(65);
+    let daemon = setup.start();
+    assert_eq!(daemon.get("/api/backups/2024-02-03/file?path=logs/a.json").text(), "{}\n");
+}
+
+/// What docs/restore.md tells an operator to do on a new machine.
+#[test]
+fn the_drill_a_daemon_starts_from_a_restored_folder() {
+    let daemon = setup().start();
+    for n in 0..3 {
+        daemon.deliver(&charge_event(&format!("evt_drill_{n}"), &format!("ch_drill_{n}"), 100)).ok();
+    }
+    daemon.settle();
+    daemon.task_result("payout_recon");
+    daemon.task_result("payment_recon_nightly");
+    let record = daemon.task_result("daily_backup");
+    assert_eq!(record["ok"], true, "{record}");
+    let ledger = daemon.setup().count("SELECT COUNT(*) FROM ledger");
+    let recon = std::fs::read(daemon.setup().logs("payout_recon.json")).expect("the reconciliation");
+    let setup = daemon.stop();
+    // A new machine has the archives and nothing else.
+    let fresh = self::setup();
+    let target = fresh.root().join("server");
+    let archive = setup.root().join(record["archive"].as_str().expect("a path"));
+    let (from, to) = (archive.to_string_lossy().into_owned(), target.to_string_lossy().into_owned());
+    let restored = fresh.cli(&["backup", "restore", &from, "--to", &to, "--ready", "--json"]).json(0);
+    assert_eq!((&restored["ok"], &restored["ready"]), (&json!(true), &json!(true)), "{restored}");
+    let database = target.join("data/echopilot.db");
+    assert_eq!(integration_tests::modes(&database), 0o600);
+    assert_eq!(integration_tests::modes(&target.join("data")), 0o700);
+    assert!(!target.join("database").exists() && !target.join("data/echopilot.db-wal").exists());
+    assert_eq!(std::fs::read(target.join("logs/payout_recon.json")).ok().as_deref(), Some(&recon[..]));
+    assert!(target.join("backups/payouts").is_dir() && target.join("configs").is_dir());
+    // Twice is refused: what runs there now is not overwritten.
+    fresh.cli(&["backup", "restore", &from, "--to", &to, "--ready"]).expect(73);
+
+    let mut moved = fresh.env("ECHOPILOT__TASKS__DAILY_BACKUP__RETRIES", "0").env("ECHOPILOT__TIMER__LEASE_S", "5");
+    for name in ["DATA", "LOGS", "BACKUPS", "CONFIGS"] {
+        let folder = target.join(name.to_lowercase()).to_string_lossy().into_owned();
+        moved = moved.env(&format!("ECHOPILOT__PATHS__{name}"), folder);
+    }
+    moved.cli(&["check"]).expect(0);
+    moved.cli(&["journal", "verify"]).expect(0);
+    let daemon = moved.start();
+    for n in 0..3 {
+        let event = daemon.webhook(&format!("evt_drill_{n}")).unwrap_or_else(|| panic!("event {n} is there"));
+        assert_eq!(event["status"], "processed", "{event}");
+    }
+    let count = rusqlite::Connection::open(&database).and_then(|c| c.query_row("SELECT COUNT(*) FROM ledger", [], |r| r.get::<_, i64>(0)));
+    assert_eq!(count.ok(), Some(ledger));
+    // In the restored database the backup that holds it has not ended; it gets its end when the lease of the old machine is over.
+    let open = "SELECT COUNT(*) FROM task_run WHERE task = 'daily_backup' AND state IN ('pending', 'running')";
+    until("the run of before to have its end", LONG, || {
+        let count = rusqlite::Connection::open(&database).and_then(|c| c.query_row(open, [], |r| r.get::<_, i64>(0)));
+        (count.ok() == Some(0)).then_some(())
+    });
+    let first = daemon.task_result("daily_backup");
+    assert_eq!((&first["ok"], &first["proof"]["state"]), (&json!(true), &json!("passed")), "{first}");
+    let second = daemon.task_result("daily_backup");
+    assert!(second["reused_bytes"].as_u64().is_some_and(|n| n > 0), "{second}");
 }

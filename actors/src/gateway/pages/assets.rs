@@ -22,10 +22,12 @@ macro_rules! asset {
     };
 }
 /// Every file under `/assets/`; a name that is not here does not exist, so no path is ever looked up on disk.
-pub(super) const ASSETS: [Asset; 14] = [
+pub(super) const ASSETS: [Asset; 16] = [
     asset!("api.js", "text/javascript; charset=utf-8"),
     asset!("app.css", "text/css; charset=utf-8"),
     asset!("app.js", "text/javascript; charset=utf-8"),
+    asset!("backups.js", "text/javascript; charset=utf-8"),
+    asset!("bars.js", "text/javascript; charset=utf-8"),
     asset!("dom.js", "text/javascript; charset=utf-8"),
     asset!("format.js", "text/javascript; charset=utf-8"),
     asset!("icon.svg", "image/svg+xml"),

@@ -94,6 +94,7 @@ async fn every_refused_link_gets_the_same_page_and_our_own_trouble_another() {
 #[test]
 fn pages_are_not_kept_framed_or_sniffed_and_run_nothing_inline() {
     let operator = [
+        render(&BackupsPage { chrome: TEST(), version: VERSION, here: "/backups" }),
         render(&TasksPage { chrome: TEST(), version: VERSION, here: "/tasks" }),
         render(&TaskPage { chrome: TEST(), version: VERSION, here: "/tasks", task: "a_task".into() }),
         render(&PartsPage { chrome: TEST(), version: VERSION, here: "/parts" }),

@@ -11,10 +11,10 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use super::CHECKPOINTS;
 use crate::{
+    archive::file_sha256,
     domain::replica::{AUDIT, DAILY, JOURNAL, KEYS, PAYOUTS, checkpoint_time, day_of, digest_in_manifest, payouts_day_of},
     env::{Env, blocking},
     error::{Context as _, Result},
-    replica::file_sha256,
     signing::{PUBLIC_FILE, PublicKey},
 };
 

@@ -14,11 +14,11 @@ use super::{
     reading::{self, Reading},
 };
 use crate::{
+    archive::file_sha256,
     config::Config,
     domain::replica::{DAILY, day_of},
     env::{Env, blocking, rfc3339},
     error::{Error, Result},
-    replica::file_sha256,
     store::{KnownBackup, database_file::check_integrity},
 };
 
