@@ -3,9 +3,13 @@
 
 mod child;
 mod damage;
+mod fuzz_smoke;
 mod hostile;
+mod kills;
 mod memory;
 mod properties;
 mod races;
 mod restore;
+#[path = "../../fuzz/targets.rs"]
+mod targets;
 mod tree;
