@@ -71,8 +71,8 @@ impl Entry {
             return Err(format!("member \"{}\": its name is not written in the canonical way", self.path));
         }
         let refuse = |why: &str| Err(format!("member \"{}\": {why}", self.path));
-        if self.mode > 0o7777 || self.ns >= 1_000_000_000 {
-            return refuse("its mode or time is out of range");
+        if self.mode > 0o7777 || self.ns >= 1_000_000_000 || i64::try_from(self.size).is_err() {
+            return refuse("its size, mode or time is out of range");
         }
         let is_file = self.kind == Type::File;
         if !is_file && (self.size > 0 || !self.blake3.is_empty()) || is_file && self.blake3.len() != 64 {

@@ -1,6 +1,7 @@
 //! Figures as ratios: the daemon against the bare framework in the same run, on the same cores, in turns. Called by
 //! `benches/run` with the path of the daemon's program. Every load is bounded in count; nothing here passes or fails.
 
+mod backup;
 mod daemon;
 mod demo;
 mod flood;
@@ -47,6 +48,9 @@ async fn main() {
     if wanted("reconcile") {
         let what = what.clone();
         tokio::task::spawn_blocking(move || reconcile::figures(&what, quick)).await.expect("the reconciliation's figures");
+    }
+    if wanted("backup") {
+        tokio::task::spawn_blocking(move || backup::figures(quick)).await.expect("the figures of backups");
     }
     if !wanted("schedule") {
         return;

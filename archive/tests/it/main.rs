@@ -4,10 +4,14 @@
 
 mod child;
 mod damage;
+mod fuzz_smoke;
 mod hostile;
+mod kills;
 mod memory;
 mod other_archives;
 mod properties;
 mod races;
 mod restore;
+#[path = "../../fuzz/targets.rs"]
+mod targets;
 mod tree;
