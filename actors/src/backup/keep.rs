@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::lock;
 use crate::{
-    archive, config,
+    archive,
     domain::retention::{Archive, Decision, State, payouts_to_remove, plan},
     env::{Env, blocking},
     error::Result,

@@ -64,7 +64,8 @@ impl It {
 
     fn litter(&self) -> Vec<String> {
         let names = fs::read_dir(self.path("backups/daily")).unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-        names.filter(|name| !name.starts_with("backup_") && name != ".lock" || name.ends_with(".new")).collect()
+        let ours = |name: &String| name.starts_with("backup_") && !name.contains(".new") || name == ".lock";
+        names.filter(|name| !ours(name)).collect()
     }
 }
 
