@@ -86,7 +86,7 @@ enum Job {
 
 enum Step {
     Member { content: u32, key: [u8; 32], packed: Packed },
-    Entry(Entry),
+    Entries(Vec<Entry>),
     Align,
     Problem(Note),
     Skipped(Note),
@@ -134,11 +134,13 @@ pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Writ
     };
     let take = |step: Step| {
         match step {
-            Step::Entry(entry) => {
-                sums.entries += 1;
-                sums.files += u64::from(entry.kind == Type::File);
-                sums.bytes += entry.size;
-                toc.entry(entry)?;
+            Step::Entries(entries) => {
+                for entry in entries {
+                    sums.entries += 1;
+                    sums.files += u64::from(entry.kind == Type::File);
+                    sums.bytes += entry.size;
+                    toc.entry(entry)?;
+                }
             }
             Step::Align => out.write(&aligning(out.position(), ALIGN))?,
             Step::Problem(note) => push(&mut written.problems, note),
@@ -218,14 +220,14 @@ impl Worker {
     /// The member of this content: from the archive before, or made now.
     fn pack(&mut self, content: &[u8], previous: Option<&Known>, mut bytes: Vec<u8>) -> Step {
         let key = *blake3::hash(content).as_bytes();
-        let (mut copied_from, mut damaged) = (None, None);
+        let (mut copied, mut damaged): (Option<crate::previous::Found>, _) = (None, None);
         if let Some((known, found)) = previous.and_then(|known| Some((known, known.find(&key)?))) {
             match known.member(&found, &mut bytes) {
-                Ok(()) => copied_from = Some(found.offset),
+                Ok(()) => copied = Some(found),
                 Err(_) => damaged = Some(found.offset),
             }
         }
-        if copied_from.is_none() {
+        if copied.is_none() {
             match &self.tiny {
                 Some((of, member)) if *of == key => bytes.clone_from(member),
                 _ => {
@@ -236,7 +238,8 @@ impl Worker {
                 }
             }
         }
-        let sum = *blake3::hash(&bytes).as_bytes();
+        let sum = copied.map_or_else(|| *blake3::hash(&bytes).as_bytes(), |found| found.sum);
+        let copied_from = copied.map(|found| found.offset);
         let content = u32::try_from(content.len()).expect("a member's content is far below 4 GiB");
         Step::Member { content, key, packed: Packed { bytes, sum, copied_from, damaged } }
     }
@@ -262,6 +265,8 @@ struct Tar<'a> {
     /// Bytes of the tar so far, with the group.
     position: u64,
     group: Vec<u8>,
+    /// Of the group; a message for each would cost more than reading a small file.
+    entries: Vec<Entry>,
 }
 
 impl Tar<'_> {
@@ -271,6 +276,9 @@ impl Tar<'_> {
     }
 
     fn cut(&mut self) -> Result<()> {
+        if !self.entries.is_empty() {
+            self.jobs.done(Step::Entries(std::mem::take(&mut self.entries)))?;
+        }
         if self.group.is_empty() {
             return Ok(());
         }
@@ -286,14 +294,14 @@ impl Tar<'_> {
         self.push(content);
         self.push(&[0; BLOCK][..padding(content.len() as u64)]);
         let name = entry.name();
-        self.jobs.done(Step::Entry(entry))?;
+        self.entries.push(entry);
         if layout::group_ends(self.group.len(), &name) { self.cut() } else { Ok(()) }
     }
 }
 
 impl Reader<'_> {
     fn read(&self, roots: &[Root], jobs: &Line<'_>) -> Result<()> {
-        let mut tar = Tar { jobs, pool: self.pool, position: 0, group: Vec::new() };
+        let mut tar = Tar { jobs, pool: self.pool, position: 0, group: Vec::new(), entries: Vec::new() };
         // Large files come after the small ones, so that the groups of these stay together.
         let (mut large, mut late_links): (Vec<Source>, Vec<(Entry, Source)>) = (Vec::new(), Vec::new());
         let mut waiting: HashSet<String> = HashSet::new();
@@ -308,7 +316,7 @@ impl Reader<'_> {
                     Found::Skipped(note) => jobs.done(Step::Skipped(note)),
                     Found::Plain(entry) => tar.small(entry, b""),
                     Found::Link(entry, source) if waiting.contains(&entry.link) => {
-                        late_links.push((entry, source));
+                        late_links.push((entry, Source { folder: None, ..source }));
                         Ok(())
                     }
                     Found::Link(entry, source) => self.link(entry, &source, &mut firsts, &mut tar),
@@ -316,7 +324,7 @@ impl Reader<'_> {
                         let done = if source.size >= LARGE { Outcome::Large } else { self.small_file(&source, &mut tar)? };
                         if done == Outcome::Large {
                             waiting.insert(text(&source.name));
-                            large.push(source);
+                            large.push(Source { folder: None, ..source });
                         } else {
                             firsts.note(&source, done);
                         }
@@ -469,7 +477,7 @@ impl Reader<'_> {
             tar.jobs.done(Step::Problem(Note::new(&source.name, what)))?;
         }
         entry.blake3 = digest.to_hex().to_string();
-        tar.jobs.done(Step::Entry(entry))?;
+        tar.jobs.done(Step::Entries(vec![entry]))?;
         Ok(archived(source, &before))
     }
 
