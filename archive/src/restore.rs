@@ -219,7 +219,8 @@ fn write_below<S: ReadAt>(archive: &Archive<S>, root: &Path, options: &Options<'
     };
     let walk = Walk { threads: options.threads, wanted: &|_, _| true, done: options.done, stop: options.stop };
     let damage = walk.run(archive, &mut writer)?;
-    if !options.salvage && !(damage.is_empty() && writer.restored.damaged.is_empty()) {
+    let whole = damage.is_empty() && writer.restored.damaged.is_empty();
+    if !whole && !options.salvage {
         let files = writer.restored.damaged.iter().map(|note| format!("{}: {}", note.path, note.what));
         return Err(Error::damaged(files.chain(damage).take(10).collect::<Vec<_>>().join("; ")));
     }

@@ -175,8 +175,10 @@ pub struct Rows<'a> {
     left: u64,
     state: State,
     /// Says of a line that its row is not wanted.
-    skip: Option<&'a dyn Fn(&[u8]) -> bool>,
+    skip: Option<Skip<'a>>,
 }
+
+type Skip<'a> = &'a dyn Fn(&[u8]) -> bool;
 
 #[derive(PartialEq, Eq)]
 enum State {

@@ -351,23 +351,19 @@ impl Reader<'_> {
     /// Another name of a file that was archived; if that one was not, the file itself.
     fn link(&self, mut entry: Entry, source: &Source, firsts: &mut Firsts, tar: &mut Tar<'_>) -> Result<()> {
         let asked = entry.link.clone();
-        match firsts.of(&asked) {
-            Some(first) => {
-                entry.link = first;
-                tar.small(entry, b"")
-            }
-            None => {
-                let mut done = if source.size >= LARGE { Outcome::Large } else { self.small_file(source, tar)? };
-                if done == Outcome::Large {
-                    tar.cut()?;
-                    done = self.large_file(source, tar)?;
-                }
-                if done == Outcome::Archived {
-                    firsts.0.insert(asked, Some(entry.path));
-                }
-                Ok(())
-            }
+        if let Some(first) = firsts.of(&asked) {
+            entry.link = first;
+            return tar.small(entry, b"");
         }
+        let mut done = if source.size >= LARGE { Outcome::Large } else { self.small_file(source, tar)? };
+        if done == Outcome::Large {
+            tar.cut()?;
+            done = self.large_file(source, tar)?;
+        }
+        if done == Outcome::Archived {
+            firsts.0.insert(asked, Some(entry.path));
+        }
+        Ok(())
     }
 
     /// Reads the file whole, again if it changed meanwhile.
