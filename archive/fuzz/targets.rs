@@ -14,7 +14,7 @@ use echopilot_archive::{
     verify,
 };
 
-pub struct Bytes<'a>(pub &'a [u8]);
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl ReadAt for Bytes<'_> {
     fn size(&self) -> io::Result<u64> {
@@ -34,7 +34,7 @@ fn limits() -> Limits {
 }
 
 /// Takes these bytes for an archive and does everything with it.
-pub fn reader(data: &[u8]) {
+pub(crate) fn reader(data: &[u8]) {
     let Ok(archive) = Archive::open(Bytes(data)) else { return };
     let _ = archive.sums(&limits());
     let _ = archive.verify(&verify::Options { threads: 1, limits: limits(), ..verify::Options::default() });
@@ -53,7 +53,7 @@ pub fn reader(data: &[u8]) {
 
 /// Takes these bytes for the text of a table of contents, and puts it behind true members, with a footer that fits: what is behind the
 /// digests is reached.
-pub fn contents(data: &[u8]) {
+pub(crate) fn contents(data: &[u8]) {
     let (mut bytes, mut member) = (Vec::new(), Vec::new());
     for content in [&[7u8; 1536][..], &[0; 1024]] {
         Packer::default().pack(content, &mut member);
@@ -63,7 +63,7 @@ pub fn contents(data: &[u8]) {
 }
 
 /// An archive of these members with that text as its table of contents.
-pub fn with_contents(mut bytes: Vec<u8>, text: &[u8]) -> Vec<u8> {
+pub(crate) fn with_contents(mut bytes: Vec<u8>, text: &[u8]) -> Vec<u8> {
     let mut deflate = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
     deflate.write_all(text).expect("memory takes it");
     let packed = deflate.finish().expect("memory takes it");
@@ -77,7 +77,7 @@ pub fn with_contents(mut bytes: Vec<u8>, text: &[u8]) -> Vec<u8> {
 }
 
 /// The members of an archive and the text of its table of contents, for those who change the text.
-pub fn taken_apart(archive: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn taken_apart(archive: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let opened = Archive::open(Bytes(archive)).ok()?;
     let footer = opened.footer();
     let (mut packed, mut at) = (Vec::new(), usize::try_from(footer.toc_offset).ok()?);
@@ -93,7 +93,7 @@ pub fn taken_apart(archive: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Takes these bytes for a row of the table of contents: an entry that is accepted has a header that says the same to the tar crate.
-pub fn header(data: &[u8]) {
+pub(crate) fn header(data: &[u8]) {
     let _ = sizes(data);
     let _ = Footer::decode(data);
     let Ok(entry) = serde_json::from_slice::<Entry>(data) else { return };
@@ -112,13 +112,13 @@ pub fn header(data: &[u8]) {
 }
 
 /// Takes the first line for a pattern and the rest for a name.
-pub fn pattern(data: &[u8]) {
+pub(crate) fn pattern(data: &[u8]) {
     let (pattern, name) = data.split_at(data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len() / 2));
     let Ok(patterns) = Patterns::new([String::from_utf8_lossy(pattern)]) else { return };
     let _ = patterns.matches(&name[..name.len().min(4096)]);
 }
 
 /// How many rows there are; for the seeds of a fuzzer.
-pub fn rows(archive: &[u8]) -> usize {
+pub(crate) fn rows(archive: &[u8]) -> usize {
     Archive::open(Bytes(archive)).map_or(0, |opened| opened.rows().filter(|row| matches!(row, Ok(Row::Entry(_) | Row::Member(_)))).count())
 }

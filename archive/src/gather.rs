@@ -44,6 +44,8 @@ struct Tar<'a> {
     /// Bytes of the tar so far, with the group.
     position: u64,
     group: Vec<u8>,
+    /// Of the group; a message for each would cost more than reading a small file.
+    entries: Vec<Entry>,
 }
 
 impl Tar<'_> {
@@ -53,6 +55,9 @@ impl Tar<'_> {
     }
 
     fn cut(&mut self) -> Result<()> {
+        if !self.entries.is_empty() {
+            self.jobs.done(Step::Entries(std::mem::take(&mut self.entries)))?;
+        }
         if self.group.is_empty() {
             return Ok(());
         }
@@ -68,14 +73,14 @@ impl Tar<'_> {
         self.push(content);
         self.push(&[0; BLOCK][..padding(content.len() as u64)]);
         let name = entry.name();
-        self.jobs.done(Step::Entry(entry))?;
+        self.entries.push(entry);
         if layout::group_ends(self.group.len(), &name) { self.cut() } else { Ok(()) }
     }
 }
 
 impl Reader<'_> {
     pub(crate) fn read(&self, roots: &[Root], jobs: &Line<'_>) -> Result<()> {
-        let mut tar = Tar { jobs, pool: self.pool, position: 0, group: Vec::new() };
+        let mut tar = Tar { jobs, pool: self.pool, position: 0, group: Vec::new(), entries: Vec::new() };
         // Large files come after the small ones, so that the groups of these stay together.
         let (mut large, mut late_links): (Vec<Source>, Vec<(Entry, Source)>) = (Vec::new(), Vec::new());
         let mut waiting: HashSet<String> = HashSet::new();
@@ -90,7 +95,7 @@ impl Reader<'_> {
                     Found::Skipped(note) => jobs.done(Step::Skipped(note)),
                     Found::Plain(entry) => tar.small(entry, b""),
                     Found::Link(entry, source) if waiting.contains(&entry.link) => {
-                        late_links.push((entry, source));
+                        late_links.push((entry, Source { folder: None, ..source }));
                         Ok(())
                     }
                     Found::Link(entry, source) => self.link(entry, &source, &mut firsts, &mut tar),
@@ -98,7 +103,7 @@ impl Reader<'_> {
                         let done = if source.size >= LARGE { Outcome::Large } else { self.small_file(&source, &mut tar)? };
                         if done == Outcome::Large {
                             waiting.insert(text(&source.name));
-                            large.push(source);
+                            large.push(Source { folder: None, ..source });
                         } else {
                             firsts.note(&source, done);
                         }
@@ -247,7 +252,7 @@ impl Reader<'_> {
             tar.jobs.done(Step::Problem(Note::new(&source.name, what)))?;
         }
         entry.blake3 = digest.to_hex().to_string();
-        tar.jobs.done(Step::Entry(entry))?;
+        tar.jobs.done(Step::Entries(vec![entry]))?;
         Ok(archived(source, &before))
     }
 

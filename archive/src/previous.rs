@@ -29,7 +29,7 @@ pub(crate) struct Known {
 pub(crate) struct Found {
     pub(crate) offset: u64,
     size: u32,
-    sum: [u8; 32],
+    pub(crate) sum: [u8; 32],
 }
 
 impl Previous {

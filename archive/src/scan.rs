@@ -8,6 +8,7 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, readlinkat, statat};
@@ -65,6 +66,8 @@ pub(crate) struct Source {
     pub(crate) size: u64,
     /// Device and inode of a file with several names: what links to it must not get what has taken its place since.
     pub(crate) id: Option<(u64, u64)>,
+    /// The folder it was found in, for who reads it at once; whoever keeps the source gives this up, because open files are few.
+    pub(crate) folder: Option<Arc<OwnedFd>>,
 }
 
 impl Source {
@@ -73,6 +76,9 @@ impl Source {
         if self.below.as_os_str().is_empty() {
             // Like a folder it may be a symbolic link: the operator put it there.
             return Ok(rustix::fs::openat(CWD, &self.root, flags.difference(OFlags::NOFOLLOW), Mode::empty())?.into());
+        }
+        if let (Some(folder), Some(name)) = (&self.folder, self.below.file_name()) {
+            return Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?.into());
         }
         let root = open_root(&self.root)?;
         Ok(openat2(root, &self.below, flags, Mode::empty(), BENEATH)?.into())
@@ -132,6 +138,8 @@ pub(crate) struct Scan<'a, E> {
     pub(crate) found: &'a mut dyn FnMut(Found) -> Result<(), E>,
     /// Files with several names, by device and inode: the first name, which of them is archived.
     links: HashMap<(u64, u64), PathBuf>,
+    /// The folder that was looked into last, below which root and where.
+    folder: Option<(PathBuf, PathBuf, Arc<OwnedFd>)>,
 }
 
 impl<'a, E> Scan<'a, E> {
@@ -142,7 +150,7 @@ impl<'a, E> Scan<'a, E> {
         found: &'a mut dyn FnMut(Found) -> Result<(), E>,
     ) -> Self {
         let roots = roots.iter().map(|root| root.name.as_path()).collect();
-        Self { exclude, never, roots, found, links: HashMap::new() }
+        Self { exclude, never, roots, found, links: HashMap::new(), folder: None }
     }
 
     pub(crate) fn root(&mut self, root: &Root) -> Result<(), E> {
@@ -162,6 +170,19 @@ impl<'a, E> Scan<'a, E> {
         self.never.iter().find(|(dev, ino, _)| (*dev, *ino) == (stat.st_dev, stat.st_ino)).map(|(_, _, why)| *why)
     }
 
+    /// The folder at `below`; the same one is opened once.
+    fn open_folder(&mut self, root: &Root, below: &Path) -> io::Result<Arc<OwnedFd>> {
+        if let Some((path, at, fd)) = &self.folder
+            && *path == root.path
+            && at == below
+        {
+            return Ok(Arc::clone(fd));
+        }
+        let fd = Arc::new(open_below(&open_root(&root.path)?, below)?);
+        self.folder = Some((root.path.clone(), below.to_owned(), Arc::clone(&fd)));
+        Ok(fd)
+    }
+
     fn problem(&mut self, name: &Path, what: impl Into<String>) -> Result<(), E> {
         (self.found)(Found::Problem(Note::new(name, what)))
     }
@@ -177,6 +198,7 @@ impl<'a, E> Scan<'a, E> {
                 open.pop();
                 continue;
             };
+            let folder = folder.clone();
             let below = folder.join(&name);
             let full = named(root, &below);
             if self.exclude.matches(full.as_os_str().as_bytes()) {
@@ -186,7 +208,7 @@ impl<'a, E> Scan<'a, E> {
                 self.problem(&full, why)?;
                 continue;
             }
-            let looked = open_root(&root.path).and_then(|fd| look(&fd, &below));
+            let looked = self.open_folder(root, &folder).and_then(|fd| look(&fd, &name));
             let stat = match looked {
                 Ok(stat) => stat,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -253,7 +275,9 @@ impl<'a, E> Scan<'a, E> {
         }
         let id = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let source = Source { name: full.clone(), root: root.path.clone(), below: below.to_owned(), size, id };
+        let folder = self.folder.as_ref().filter(|(path, at, _)| *path == root.path && Some(at.as_path()) == below.parent());
+        let folder = folder.map(|(_, _, fd)| Arc::clone(fd));
+        let source = Source { name: full.clone(), root: root.path.clone(), below: below.to_owned(), size, id, folder };
         if let Some(id) = id {
             if let Some(first) = self.links.get(&id) {
                 let link = path_to_text(first.as_os_str().as_bytes());
@@ -265,10 +289,8 @@ impl<'a, E> Scan<'a, E> {
     }
 
     fn symlink(&mut self, root: &Root, below: &Path, full: &Path, stat: &Stat) -> Result<(), E> {
-        let target = open_root(&root.path).and_then(|fd| match (below.parent(), below.file_name()) {
-            (Some(parent), Some(name)) => Ok(readlinkat(open_below(&fd, parent)?, name, Vec::new())?),
-            _ => Ok(readlinkat(fd, below, Vec::new())?),
-        });
+        let folder = self.open_folder(root, below.parent().unwrap_or(Path::new("")));
+        let target = folder.and_then(|fd| Ok(readlinkat(&*fd, below.file_name().unwrap_or_default(), Vec::new())?));
         match target {
             Ok(target) => {
                 let link = path_to_text(target.to_bytes());
@@ -292,10 +314,9 @@ fn open_below(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
     Ok(openat2(root, below, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), BENEATH)?)
 }
 
-/// The metadata of the entry itself, without following it or anything on the way.
-fn look(root: &OwnedFd, below: &Path) -> io::Result<Stat> {
-    let parent = open_below(root, below.parent().unwrap_or(Path::new("")))?;
-    Ok(statat(parent, below.file_name().unwrap_or(OsStr::new(".")), AtFlags::SYMLINK_NOFOLLOW)?)
+/// The metadata of the entry itself, without following it.
+fn look(folder: &OwnedFd, name: &OsStr) -> io::Result<Stat> {
+    Ok(statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 fn list(root: &Root, below: &Path) -> io::Result<Vec<OsString>> {

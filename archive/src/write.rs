@@ -85,7 +85,7 @@ pub(crate) enum Job {
 
 pub(crate) enum Step {
     Member { content: u32, key: [u8; 32], packed: Packed },
-    Entry(Entry),
+    Entries(Vec<Entry>),
     Align,
     Problem(Note),
     Skipped(Note),
@@ -138,11 +138,13 @@ pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Writ
     };
     let take = |step: Step| {
         match step {
-            Step::Entry(entry) => {
-                sums.entries += 1;
-                sums.files += u64::from(entry.kind == Type::File);
-                sums.bytes += entry.size;
-                toc.entry(entry)?;
+            Step::Entries(entries) => {
+                for entry in entries {
+                    sums.entries += 1;
+                    sums.files += u64::from(entry.kind == Type::File);
+                    sums.bytes += entry.size;
+                    toc.entry(entry)?;
+                }
             }
             Step::Align => out.write(&aligning(out.position(), ALIGN))?,
             Step::Problem(note) => push(&mut written.problems, note),
@@ -222,14 +224,14 @@ impl Worker {
     /// The member of this content: from the archive before, or made now.
     fn pack(&mut self, content: &[u8], previous: Option<&Known>, mut bytes: Vec<u8>) -> Step {
         let key = *blake3::hash(content).as_bytes();
-        let (mut copied_from, mut damaged) = (None, None);
+        let (mut copied, mut damaged): (Option<crate::previous::Found>, _) = (None, None);
         if let Some((known, found)) = previous.and_then(|known| Some((known, known.find(&key)?))) {
             match known.member(&found, &mut bytes) {
-                Ok(()) => copied_from = Some(found.offset),
+                Ok(()) => copied = Some(found),
                 Err(_) => damaged = Some(found.offset),
             }
         }
-        if copied_from.is_none() {
+        if copied.is_none() {
             match &self.tiny {
                 Some((of, member)) if *of == key => bytes.clone_from(member),
                 _ => {
@@ -240,7 +242,8 @@ impl Worker {
                 }
             }
         }
-        let sum = *blake3::hash(&bytes).as_bytes();
+        let sum = copied.map_or_else(|| *blake3::hash(&bytes).as_bytes(), |found| found.sum);
+        let copied_from = copied.map(|found| found.offset);
         let content = u32::try_from(content.len()).expect("a member's content is far below 4 GiB");
         Step::Member { content, key, packed: Packed { bytes, sum, copied_from, damaged } }
     }

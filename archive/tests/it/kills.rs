@@ -39,7 +39,11 @@ fn two_hundred_kills_leave_the_archive_before_as_it_was_and_nothing_half_that_pa
     let (before, new, last) = (folder.path().join("before"), folder.path().join("new.tmp"), folder.path().join("final"));
     write(&before, &source, None, 2);
     let kept = fs::read(&before).unwrap();
-    fs::File::options().append(true).open(source.join("large")).and_then(|mut f| std::io::Write::write_all(&mut f, &[1; 700_000])).unwrap();
+    fs::File::options()
+        .append(true)
+        .open(source.join("large"))
+        .and_then(|mut f| std::io::Write::write_all(&mut f, &vec![1; 700_000]))
+        .unwrap();
     let started = Instant::now();
     assert!(create(None, &new, &source, Some(&before)).status().unwrap().success());
     let usual = started.elapsed();

@@ -20,10 +20,14 @@ fn check_rounds(making: &[Op], rounds: &[Vec<Op>]) -> Result<(), TestCaseError> 
     let at = |name: String| folder.path().join(name);
     let source = at("source".into());
     fs::create_dir(&source).unwrap();
-    making.iter().for_each(|op| apply(&source, op));
+    for op in making {
+        apply(&source, op);
+    }
     write(&at("inc-0".into()), &source, None, 1);
     for (n, edits) in rounds.iter().enumerate() {
-        edits.iter().for_each(|op| apply(&source, op));
+        for op in edits {
+            apply(&source, op);
+        }
         let (before, incremental) = (at(format!("inc-{n}")), at(format!("inc-{}", n + 1)));
         write(&incremental, &source, Some(&before), [5, 1, 2][n % 3]);
         let made = fs::read(&incremental).unwrap();
@@ -85,8 +89,8 @@ fn every_odd_file_at_once_survives_every_change() {
     }
     let rounds = [
         vec![],
-        (0..40).map(|n| Op::Touch { of: n, seconds: i64::from(u32::MAX) * (n as i64 - 2), ns: 7 * n as i64 }).collect(),
-        (0..40).map(|n| Op::Mode { of: n, mode: 0o7777 & (n as u32 * 7919) }).collect(),
+        (0..40u32).map(|n| Op::Touch { of: n as usize, seconds: i64::from(u32::MAX) * (i64::from(n) - 2), ns: i64::from(7 * n) }).collect(),
+        (0..40u32).map(|n| Op::Mode { of: n as usize, mode: 0o7777 & (n * 7919) }).collect(),
         vec![
             Op::Append { of: 3, size: 300_000, seed: 3 },
             Op::Insert { of: 7, at: 99_999, seed: 1 },

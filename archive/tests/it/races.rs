@@ -67,7 +67,7 @@ fn a_file_that_grows_is_archived_as_it_was_when_it_was_opened() {
     let folder = scratch();
     let before = fs::read(source(folder.path()).join("a-first")).unwrap();
     let written = write_while(folder.path(), |source| {
-        fs::File::options().append(true).open(source.join("a-first")).unwrap().write_all(&[7; 100_000]).unwrap();
+        fs::File::options().append(true).open(source.join("a-first")).unwrap().write_all(&vec![7; 100_000]).unwrap();
     });
     assert!(written.problems.is_empty(), "{:?}", notes(&written.problems));
     assert!(fs::read(folder.path().join("restored/data/a-first")).unwrap() == before);
@@ -317,7 +317,9 @@ fn what_may_not_be_read_is_a_problem_by_name() {
     for (name, bits) in [("source", 0o755), ("source/open", 0o755), ("source/open/in", 0o644), ("out", 0o777), (".", 0o755)] {
         mode(name, bits);
     }
-    ["source/closed", "source/large", "source/small"].map(|name| mode(name, 0));
+    for name in ["source/closed", "source/large", "source/small"] {
+        mode(name, 0);
+    }
     let program = {
         let copy = at("program");
         fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();

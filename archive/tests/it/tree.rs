@@ -44,7 +44,7 @@ pub(crate) fn look(root: &Path) -> Tree {
             open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             ("folder", String::new())
         } else if meta.is_symlink() {
-            ("symlink", format!("{:?}", fs::read_link(&path).unwrap()))
+            ("symlink", fs::read_link(&path).unwrap().as_os_str().as_bytes().escape_ascii().to_string())
         } else if meta.is_file() {
             ("file", format!("{} {}", meta.len(), blake3::hash(&fs::read(&path).unwrap()).to_hex()))
         } else {
@@ -126,10 +126,8 @@ pub(crate) fn content(fill: Fill, seed: u64, size: usize) -> Vec<u8> {
         state
     };
     let mut out = Vec::with_capacity(size + 64);
-    match fill {
-        Fill::Zeros | Fill::Hole => {}
-        Fill::Database => out.extend(b"SQLite format 3\0"),
-        Fill::Noise | Fill::Lines => {}
+    if matches!(fill, Fill::Database) {
+        out.extend(b"SQLite format 3\0");
     }
     while out.len() < size {
         match fill {

@@ -2,6 +2,8 @@
 //! Python, pigz and Node, and what comes out is compared with the source file by file, metadata included. What a reader cannot do is
 //! stated beside it. A second reader of the table of contents, written from the document alone, agrees with ours.
 
+#![allow(clippy::unwrap_used, reason = "all of it is tests, the functions between them too")]
+
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
@@ -55,7 +57,7 @@ fn look(root: &Path) -> Tree {
             open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             ('d', String::new())
         } else if kind.is_symlink() {
-            ('l', format!("{:?}", fs::read_link(&path).unwrap()))
+            ('l', fs::read_link(&path).unwrap().as_os_str().as_bytes().escape_ascii().to_string())
         } else if kind.is_file() {
             let earlier = first.entry((meta.dev(), meta.ino())).or_insert_with(|| name.clone());
             *earlier = earlier.clone().min(name.clone());
