@@ -77,7 +77,7 @@ impl ReadAt for Bytes {
 }
 
 enum Kind {
-    Contents(Archive<Bytes>),
+    Contents(Box<Archive<Bytes>>),
     Plain(Plain),
 }
 
@@ -95,10 +95,10 @@ pub fn open(path: &Path, identity_file: &Path) -> Result<Opened> {
     if encryption::is_encrypted(&mut file)? {
         let (clear, size) = encryption::open(file, path, identity_file)?;
         let archive = Archive::open(Bytes::Encrypted(Mutex::new(clear), size)).map_err(about)?;
-        return Ok(Opened { path: path.to_owned(), kind: Kind::Contents(archive) });
+        return Ok(Opened { path: path.to_owned(), kind: Kind::Contents(Box::new(archive)) });
     }
     let kind = if has_contents(&file).map_err(about)? {
-        Kind::Contents(Archive::open(Bytes::Clear(file)).map_err(about)?)
+        Kind::Contents(Box::new(Archive::open(Bytes::Clear(file)).map_err(about)?))
     } else {
         Kind::Plain(Plain::new(file).map_err(about)?)
     };

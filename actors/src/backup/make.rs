@@ -194,7 +194,7 @@ pub(super) async fn previous(env: &Env, now: DateTime<Utc>) -> Result<(Option<Pr
     let oldest = now - TimeDelta::days(env.config().backup.full_every_days);
     // The last full one may have been replaced on its day, or removed by retention since.
     let noted = env.store().meta(LAST_FULL).await?.and_then(|at| at.parse::<DateTime<Utc>>().ok());
-    if !noted.is_some_and(|at| at > oldest) && !rows.iter().any(|row| row.full && row.made_at > oldest) {
+    if noted.is_none_or(|at| at <= oldest) && !rows.iter().any(|row| row.full && row.made_at > oldest) {
         return Ok((None, None));
     }
     rows.sort_by_key(|row| std::cmp::Reverse(row.made_at));
