@@ -34,8 +34,9 @@ function verdict() {
   if (failing.length) return ["text-bad", failing[0].reason];
   if (!known(age)) return ["text-warn", "No archive was proven to restore yet."];
   if (age > limit) return ["text-bad", `The last proof is older than ${duration(limit)}.`];
-  if (age > limit * 0.75 || list.backups[0]?.state === "partial") return ["text-warn", list.backups[0]?.state === "partial" ? "The newest archive is not complete." : `A proof may be ${duration(limit)} old.`];
-  return ["", `of ${list.last_proof.date}`];
+  if (list.backups[0]?.state === "partial") return ["text-warn", "The newest archive is not complete."];
+  if (age > limit * 0.75) return ["text-warn", `A proof may be ${duration(limit)} old.`];
+  return ["text-ok", `of ${list.last_proof.date}`];
 }
 
 function drawFigures() {
