@@ -1,6 +1,7 @@
 //! `echopilot backup`: make, list, look into, check, compare, restore and remove archives. What needs the daemon's state goes through
 //! the door (`make.rs`); looking and restoring work on the files alone, because they are needed most when nothing else works.
 
+mod fetch;
 mod find;
 mod look;
 mod make;
@@ -28,7 +29,11 @@ pub(crate) enum Command {
         dry_run: bool,
     },
     /// List the archives, newest first, also those in the folder that the database does not know.
-    List,
+    List {
+        /// The archives at the second target instead.
+        #[arg(long)]
+        replica: bool,
+    },
     /// Check an archive against its checksums, its manifest and the signature, without writing anything.
     Verify {
         #[command(flatten)]
@@ -82,13 +87,27 @@ pub(crate) struct One {
     /// The age identity that opens it, if it is encrypted; else backup.identity_file.
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
+    /// Take it from the second target.
+    #[arg(long)]
+    from_replica: bool,
+}
+
+impl One {
+    /// The archive's file, and what opens it.
+    async fn locate(&self, invocation: &Invocation) -> Result<(fetch::Located, PathBuf)> {
+        let config = invocation.config()?;
+        let wanted = find::Wanted::Named(self.archive.clone());
+        let located = fetch::locate(invocation, wanted, self.from_replica, &config.paths.backups).await?;
+        Ok((located, identity(&config, self.identity.clone())))
+    }
 }
 
 pub(crate) async fn run(invocation: &Invocation, command: Command) -> Result<Outcome> {
     match command {
         Command::Run { dry_run: false } => make::run(invocation).await,
         Command::Run { dry_run: true } => make::preview(invocation).await,
-        Command::List => make::list(invocation).await,
+        Command::List { replica: false } => make::list(invocation).await,
+        Command::List { replica: true } => fetch::list(invocation).await,
         Command::Verify { one, sample, seed } => look::verify(invocation, one, sample, seed).await,
         Command::Restore(arguments) => restore::run(invocation, arguments).await,
         Command::Cat { one, path } => look::cat(invocation, one, path).await,

@@ -22,25 +22,23 @@ use super::{
         task::members,
     },
     One,
+    fetch::Located,
     find::{Wanted, find},
     identity, watched,
 };
 
-/// Opens what was named.
-async fn opened(invocation: &Invocation, one: One) -> Result<Opened> {
-    let config = invocation.config()?;
-    blocking(move || {
-        let identity = identity(&config, one.identity);
-        archive::open(&find(&config, &Wanted::Named(one.archive))?, &identity)
-    })
-    .await
+/// Opens what was named; a file that was fetched stays as long as the first does.
+async fn opened(invocation: &Invocation, one: One) -> Result<(Located, Opened)> {
+    let (located, identity) = one.locate(invocation).await?;
+    let path = located.path.clone();
+    Ok((located, blocking(move || archive::open(&path, &identity)).await?))
 }
 
 pub(super) async fn verify(invocation: &Invocation, one: One, sample: Option<u32>, seed: u64) -> Result<Outcome> {
     let config = invocation.config()?;
+    let (located, identity) = one.locate(invocation).await?;
+    let path = located.path.clone();
     let (path, standing, looked) = watched("verifying", move |meter| {
-        let identity = identity(&config, one.identity);
-        let path = find(&config, &Wanted::Named(one.archive))?;
         let total = archive::read_manifest(&path).ok().flatten().map_or(0, |m| m.content_bytes);
         meter.total.store(total, Ordering::Relaxed);
         let standing = archive::standing(&path, &config.paths.backups);
@@ -109,7 +107,7 @@ fn verified(path: &Path, report: &Report, problem: Option<&str>, sample: Option<
 }
 
 pub(super) async fn cat(invocation: &Invocation, one: One, path: String) -> Result<Outcome> {
-    let opened = opened(invocation, one).await?;
+    let (_located, opened) = opened(invocation, one).await?;
     blocking(move || {
         let mut out = Out { out: io::stdout().lock(), gone: false };
         match opened.cat(&path, &mut out).and_then(|_| Ok(out.flush()?)) {
@@ -146,7 +144,7 @@ impl Write for Out<'_> {
 }
 
 pub(super) async fn files(invocation: &Invocation, one: One, path: Option<String>) -> Result<Outcome> {
-    let opened = opened(invocation, one).await?;
+    let (_located, opened) = opened(invocation, one).await?;
     let (archive, entries) = blocking(move || {
         let only: Vec<PathBuf> = path.iter().map(PathBuf::from).collect();
         Ok((opened.path().to_owned(), selected(&opened, &only)?))

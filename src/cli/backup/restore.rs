@@ -13,7 +13,6 @@ use chrono::{DateTime, Utc};
 use echopilot_actors::{
     archive::{self, Conflict, Entry, Links, RestoreOptions, Restored, Type, VerifyOptions},
     config::Config,
-    env::blocking,
     error::{Context as _, Error, Result},
     files,
 };
@@ -26,13 +25,15 @@ use super::{
         output::{Colour, coloured, length, size},
     },
     Meter,
-    find::{Wanted, find, moment},
+    fetch::locate,
+    find::{Wanted, moment},
     identity,
     look::{line, selected},
     watched,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(crate) struct Arguments {
     /// The day (YYYY-MM-DD), `latest`, or the archive's path; with --at every name is a path in the archive.
     #[arg(required_unless_present = "at")]
@@ -67,6 +68,9 @@ pub(crate) struct Arguments {
     /// The age identity that opens the archive, if it is encrypted; else backup.identity_file.
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
+    /// Take the archive from the second target.
+    #[arg(long)]
+    from_replica: bool,
     /// Lay the files out so that `cd DIR && echopilot run` starts from them.
     #[arg(long, conflicts_with_all = ["conflict", "paths", "salvage"])]
     ready: bool,
@@ -93,6 +97,7 @@ enum Escaping {
 }
 
 /// The archive, what is wanted of it, and how.
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 struct Plan {
     archive: PathBuf,
     identity: PathBuf,
@@ -108,19 +113,23 @@ struct Plan {
 }
 
 impl Arguments {
-    fn plan(mut self, config: &Config) -> Result<Plan> {
-        let wanted = match (self.at, self.archive.take()) {
+    /// Which archive is meant; with a time the first word is a path in it.
+    fn wanted(&mut self) -> Wanted {
+        match (self.at, self.archive.take()) {
             (Some(time), first) => {
                 self.paths.splice(0..0, first.map(PathBuf::from));
                 Wanted::At(time)
             }
             (None, name) => Wanted::Named(name.unwrap_or_default()),
-        };
+        }
+    }
+
+    fn plan(self, config: &Config, archive: PathBuf) -> Result<Plan> {
         if self.ready && !self.paths.is_empty() {
             return Err(Error::invalid("missing_input", "--ready restores all of the archive: leave the paths away"));
         }
         Ok(Plan {
-            archive: find(config, &wanted)?,
+            archive,
             identity: identity(config, self.identity),
             backups: config.paths.backups.clone(),
             to: self.to,
@@ -143,10 +152,12 @@ impl Arguments {
     }
 }
 
-pub(super) async fn run(invocation: &Invocation, arguments: Arguments) -> Result<Outcome> {
+pub(super) async fn run(invocation: &Invocation, mut arguments: Arguments) -> Result<Outcome> {
     let config = invocation.config()?;
     let dry_run = arguments.dry_run;
-    let plan = blocking(move || arguments.plan(&config)).await?;
+    let beside = arguments.to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+    let located = locate(invocation, arguments.wanted(), arguments.from_replica, &beside).await?;
+    let plan = arguments.plan(&config, located.path.clone())?;
     let (archive, to, ready) = (plan.archive.clone(), plan.to.clone(), plan.ready);
     if dry_run {
         return preview(invocation, plan).await;
