@@ -26,7 +26,7 @@ pub(super) fn find(config: &Config, wanted: &Wanted) -> Result<PathBuf> {
     let folder = config.paths.backups.join("daily");
     match wanted {
         Wanted::Named(name) if name == "latest" => {
-            newest(&folder, None)?.ok_or_else(|| missing(format!("there is no archive in {}", folder.display())))
+            newest(&folder, None).ok_or_else(|| missing(format!("there is no archive in {}", folder.display())))
         }
         Wanted::Named(name) => match name.parse::<NaiveDate>() {
             Ok(date) => {
@@ -39,7 +39,7 @@ pub(super) fn find(config: &Config, wanted: &Wanted) -> Result<PathBuf> {
         },
         Wanted::At(time) => {
             let none = || missing(format!("no archive in {} was made at or before {}", folder.display(), rfc3339(*time)));
-            newest(&folder, Some(*time))?.ok_or_else(none)
+            newest(&folder, Some(*time)).ok_or_else(none)
         }
     }
 }
@@ -50,26 +50,26 @@ fn missing(what: String) -> Error {
 }
 
 /// The newest archive of the folder, made at or before `limit`.
-fn newest(folder: &Path, limit: Option<DateTime<Utc>>) -> Result<Option<PathBuf>> {
+fn newest(folder: &Path, limit: Option<DateTime<Utc>>) -> Option<PathBuf> {
     let mut found: Vec<(DateTime<Utc>, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let Some(date) = date_of_archive(&entry.file_name().to_string_lossy()) else { continue };
-        let made = made_at(&entry.path(), date)?;
+        let made = made_at(&entry.path(), date);
         if limit.is_none_or(|limit| made <= limit) {
             found.push((made, entry.path()));
         }
     }
-    Ok(found.into_iter().max().map(|(_, path)| path))
+    found.into_iter().max().map(|(_, path)| path)
 }
 
 /// When an archive was made, as its manifest says; one without a manifest is taken to be of the end of its day.
-fn made_at(path: &Path, date: NaiveDate) -> Result<DateTime<Utc>> {
-    Ok(match archive::read_manifest(path) {
+fn made_at(path: &Path, date: NaiveDate) -> DateTime<Utc> {
+    match archive::read_manifest(path) {
         // Times are shown in whole seconds; the time that a list shows of an archive must find it.
         Ok(Some(manifest)) => manifest.created.with_nanosecond(0).unwrap_or(manifest.created),
         // One that cannot be read says nothing; that it is wrong is said by whoever opens the archive.
         Ok(None) | Err(_) => date.and_time(NaiveTime::MIN).and_utc() + TimeDelta::days(1) - TimeDelta::seconds(1),
-    })
+    }
 }
 
 /// A time in RFC 3339, or a day, which means its last moment.
@@ -103,7 +103,7 @@ mod tests {
         }
         std::fs::write(folder.path().join("backup_2026-03-09.tar.gz.tmp"), "x").expect("litter");
         let day = |limit: Option<&str>| {
-            let found = newest(folder.path(), limit.map(at)).expect("it can be read");
+            let found = newest(folder.path(), limit.map(at));
             found.and_then(|path| date_of_archive(&path.file_name()?.to_string_lossy())).map(|day| day.to_string())
         };
         assert_eq!(day(None).as_deref(), Some("2026-03-02"));
