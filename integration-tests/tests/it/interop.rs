@@ -207,7 +207,8 @@ impl Sample {
 
 fn write(target: &Path, source: &Path) -> Written {
     let (stop, read) = (AtomicBool::new(false), AtomicU64::new(0));
-    let options = write::Options { exclude: Patterns::default(), never: &[], previous: None, threads: 0, stop: &stop, read: &read, mode: 0o600 };
+    let options =
+        write::Options { exclude: Patterns::default(), never: &[], previous: None, threads: 0, stop: &stop, read: &read, mode: 0o600 };
     let roots = [Root { name: "tree".into(), path: source.to_owned(), required: true }];
     let written = write::write(target, &roots, options).unwrap();
     assert!(written.problems.is_empty(), "{:?}", written.problems);

@@ -288,6 +288,19 @@ fn an_archive_is_fetched_straight_from_the_bucket_byte_for_byte_and_restores() {
     let target = setup.root().join("restored");
     setup.cli(&["backup", "restore", &fetched.archive.to_string_lossy(), "--to", &target.to_string_lossy()]).expect(0);
     assert!(target.join("database/echopilot.db").exists());
+    // With one command, although nothing is here any more.
+    std::fs::remove_dir_all(setup.backups("daily")).expect("the archives are lost");
+    let listed = setup.cli(&["--json", "backup", "list", "--replica"]).json();
+    assert_eq!((&listed["count"], &listed["archives"][0]["name"]), (&json!(1), &json!(archive)));
+    setup.cli(&["backup", "verify", "latest", "--from-replica"]).expect(0);
+    let target = setup.root().join("straight");
+    setup.cli(&["backup", "restore", "latest", "--from-replica", "--ready", "--to", &target.to_string_lossy()]).expect(0);
+    assert!(target.join("data/echopilot.db").exists());
+    assert!(std::fs::read(target.join("logs/large.bin")).expect("the file") == incompressible(9_000_000));
+    let left = std::fs::read_dir(setup.root()).expect("the folder").flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    assert!(!left.clone().any(|name| name.starts_with(".restore-")), "{:?}", left.collect::<Vec<_>>());
+    let none = setup.cli(&["backup", "restore", "2020-01-01", "--from-replica", "--to", &target.join("x").to_string_lossy()]);
+    assert!(none.code != Some(0) && none.stderr.contains("2020-01-01"), "{}", none.stderr);
 }
 
 /// Archives of the days before today's with the same content, as if they had been made and proven.

@@ -33,7 +33,7 @@ use super::{
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub(crate) struct Arguments {
     /// The day (YYYY-MM-DD), `latest`, or the archive's path; with --at every name is a path in the archive.
     #[arg(required_unless_present = "at")]
@@ -97,7 +97,7 @@ enum Escaping {
 }
 
 /// The archive, what is wanted of it, and how.
-#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 struct Plan {
     archive: PathBuf,
     identity: PathBuf,
