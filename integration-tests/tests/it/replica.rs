@@ -290,7 +290,7 @@ fn an_archive_is_fetched_straight_from_the_bucket_byte_for_byte_and_restores() {
     assert!(target.join("database/echopilot.db").exists());
     // With one command, although nothing is here any more.
     std::fs::remove_dir_all(setup.backups("daily")).expect("the archives are lost");
-    let listed = setup.cli(&["--json", "backup", "list", "--replica"]).json();
+    let listed: Json = serde_json::from_str(setup.cli(&["--json", "backup", "list", "--replica"]).expect(0)).expect("JSON");
     assert_eq!((&listed["count"], &listed["archives"][0]["name"]), (&json!(1), &json!(archive)));
     setup.cli(&["backup", "verify", "latest", "--from-replica"]).expect(0);
     let target = setup.root().join("straight");
