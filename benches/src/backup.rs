@@ -9,7 +9,7 @@ use std::{
 };
 
 const ROUNDS: usize = 3;
-const LOGS: u64 = 66;
+const LOGS: usize = 66;
 const SMALL: u64 = 4_000;
 const PAYOUTS: u64 = 200;
 const BLOBS: u64 = 8;
@@ -259,10 +259,10 @@ impl Corpus {
         let corpus = Self { path: path.to_owned() };
         let mut dice = Dice(0x5eed);
         // Each log is 12 % larger than the one before: from a few hundred bytes of a thousand to a tenth of all.
-        let shares: Vec<f64> = (0..LOGS).map(|n| 1.12f64.powf(n as f64)).collect();
-        let all: f64 = shares.iter().sum();
+        let shares: Vec<u128> = std::iter::successors(Some(1 << 20), |share| Some(share * 112 / 100)).take(LOGS).collect();
+        let all: u128 = shares.iter().sum();
         for (n, share) in shares.iter().enumerate() {
-            let bytes = (0.80 * total as f64 * share / all) as u64;
+            let bytes = u64::try_from(u128::from(total) * 80 / 100 * share / all).expect("less than all");
             corpus.file(&format!("logs/log-{n:02}.ndjson"), |out| lines(out, &mut dice, bytes));
         }
         for n in 0..SMALL {
@@ -320,7 +320,7 @@ impl Corpus {
     }
 
     fn files(&self) -> u64 {
-        LOGS + SMALL + PAYOUTS + BLOBS + 1
+        LOGS as u64 + SMALL + PAYOUTS + BLOBS + 1
     }
 }
 
