@@ -1,6 +1,7 @@
 //! One test binary, a file per theme. Every test starts the real program and looks at it from outside.
 
 mod backup;
+mod backup_faults;
 mod browser;
 mod canary;
 mod chaos;
