@@ -2,6 +2,7 @@
 
 mod audit;
 mod backup;
+mod backup_faults;
 mod browser;
 mod canary;
 mod chaos;
