@@ -31,7 +31,7 @@ pub(crate) fn figures(quick: bool) {
     println!(
         "backups of {:.0} MB in {} files: {LOGS} logs, {SMALL} small files, {PAYOUTS} payouts, {BLOBS} blobs, a database",
         corpus.megabytes(),
-        corpus.files()
+        Corpus::files()
     );
     println!("(each with its files synced at the end; restic and borg do that themselves, tar is told to)");
     let tools = tools(folder.path());
@@ -319,7 +319,7 @@ impl Corpus {
         size_of(&self.path) as f64 / 1e6
     }
 
-    fn files(&self) -> u64 {
+    fn files() -> u64 {
         LOGS as u64 + SMALL + PAYOUTS + BLOBS + 1
     }
 }
