@@ -44,6 +44,9 @@ const LAST_FULL: &str = "backup.last_full";
 /// Temporary files of the daemon's own folders; half written, and gone in an instant.
 const NEVER_WHOLE: [&str; 2] = ["logs/**/*.tmp", "configs/**/*.tmp"];
 
+/// The reason of a run whose archive did not restore and took no other's place.
+const PROOF_FAILED: &str = "proof_failed";
+
 pub(super) async fn back_up(run: &Run, progress: &Progress) -> Result<Record> {
     let (env, began, now) = (&run.env, Instant::now(), run.env.now());
     let busy = progress.begin(&run.run_id);
@@ -61,25 +64,47 @@ pub(super) async fn back_up(run: &Run, progress: &Progress) -> Result<Record> {
     let made = make(run, &busy, scratch.path(), now).await;
     let took_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
     let result = match made {
-        Ok(Made { written, proof, publishable: Some(publishable) }) => {
-            let published = publish(env, publishable, &written, now).await?;
-            record(run, now, took_ms, written, proof, published).await
-        }
-        Ok(Made { proof, .. }) => {
-            let error = proof.error.clone().unwrap_or_default();
-            alert::evaluate(env, vec![checks::proof(&proof)]).await?;
-            let what =
-                format!("the archive of {} stays as it was: the new one failed its proof of restore ({error})", run.slot.date_naive());
-            Err(Error::unavailable("proof_failed", what))
-        }
-        Err(error) => {
-            alert::evaluate(env, vec![checks::made(&Err(error.clone()))]).await?;
-            Err(error)
-        }
+        Ok(made) => finish(run, now, took_ms, made).await,
+        Err(error) => Err(error),
     };
+    if let Err(error) = &result
+        && error.reason != PROOF_FAILED
+    {
+        alert::evaluate(env, vec![checks::made(&Err(error.clone()))]).await?;
+    }
     drop(scratch);
     drop(lock);
     result
+}
+
+/// Gives the archive its name and writes everything down; of one that is not to have it, the proof that failed.
+async fn finish(run: &Run, now: DateTime<Utc>, took_ms: i64, made: Made) -> Result<Record> {
+    let (env, date) = (&run.env, run.slot.date_naive());
+    let Made { written, proof, publishable } = made;
+    if let Some(publishable) = publishable {
+        let published = publish(env, publishable, &written, now).await?;
+        return record(run, now, took_ms, written, proof, published).await;
+    }
+    let row = proof_row(run, &proof, &written.sha256);
+    let data = json!({"sha256": written.sha256, "proof": proof.summary()});
+    env.store().put_proof(&row, &proof.summary(), env.fact("backup.proof_failed", &run.run_id, data)).await?;
+    alert::evaluate(env, vec![checks::proof(&proof)]).await?;
+    let why = proof.error.unwrap_or_default();
+    let what = format!("the archive of {date} stays as it was: the new one failed its proof of restore ({why})");
+    Err(Error::unavailable(PROOF_FAILED, what))
+}
+
+fn proof_row(run: &Run, proof: &Proof, sha256: &str) -> ProofRow {
+    ProofRow {
+        date: run.slot.date_naive().to_string(),
+        run_id: run.run_id.clone(),
+        sha256: sha256.to_owned(),
+        at: proof.at,
+        state: proof.state().into(),
+        restore_ms: proof.restore_ms,
+        checks: json!(proof.checks),
+        error: proof.error.clone(),
+    }
 }
 
 struct Made {
@@ -294,16 +319,7 @@ async fn record(run: &Run, now: DateTime<Utc>, took_ms: i64, written: Written, p
         gone_at: None,
         gone_why: None,
     };
-    let proven = ProofRow {
-        date: date.clone(),
-        run_id: run.run_id.clone(),
-        sha256: published.sha256.clone(),
-        at: proof.at,
-        state: proof.state().into(),
-        restore_ms: proof.restore_ms,
-        checks: json!(proof.checks),
-        error: proof.error.clone(),
-    };
+    let proven = proof_row(run, &proof, &published.sha256);
     let data = json!({
         "archive": row.archive, "sha256": row.sha256, "toc_sha256": row.toc_sha256, "size_bytes": row.size_bytes, "state": row.state,
         "proof": row.proof, "damaged_before": written.damaged_before, "previous_refused": written.previous_refused,

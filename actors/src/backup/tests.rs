@@ -13,6 +13,7 @@ use crate::{
     domain::slo::Minute,
     error::Result,
     slo,
+    store::NewRecon,
     supervisor::Supervisor,
     task::{Record, Run},
     testing::{self, Fixture},
@@ -188,6 +189,41 @@ async fn old_archives_go_with_their_reason_and_never_the_last_proven_one() {
     let left = keep::decisions(&it.fixture.env, it.fixture.env.now()).await.unwrap();
     assert_eq!(left.len(), 2);
     assert!(left.iter().all(|(_, decision)| decision.keep && !decision.reasons.is_empty()));
+}
+
+#[tokio::test]
+async fn an_archive_that_fails_its_proof_takes_no_others_place_and_the_proof_is_kept() {
+    use std::io::Write as _;
+    let mut it = It::new(|_| {}).await;
+    let first = it.backup().await.unwrap();
+    let path = it.path(first["archive"].as_str().unwrap());
+    let before = fs::read(&path).unwrap();
+    // A reconciliation that cannot have come out of what is kept with it.
+    let mut inputs = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    inputs.write_all(b"{}").unwrap();
+    let env = it.fixture.env.clone();
+    let (inputs, report) = (inputs.finish().unwrap(), json!({"summary": "invented"}));
+    let recon = NewRecon {
+        run_id: "run_recon",
+        recon_id: "prun_1",
+        scope: "payouts",
+        at: env.now() - chrono::TimeDelta::days(1),
+        complete: true,
+        ok: true,
+        inputs,
+        report: &report,
+        findings: Vec::new(),
+        gone: Vec::new(),
+    };
+    env.store().record_recon(recon, env.fact("recon.done", "run_recon", json!({}))).await.unwrap();
+    let error = it.backup().await.unwrap_err();
+    assert!(error.reason == "proof_failed" && error.message.contains("reconciliation"), "{error:?}");
+    assert!(fs::read(&path).unwrap() == before && it.litter().is_empty());
+    let proofs = env.store().proofs(9).await.unwrap();
+    assert_eq!(proofs.iter().map(|p| p.state.as_str()).collect::<Vec<_>>(), ["failed", "passed"]);
+    assert!(proofs[0].error.as_deref().is_some_and(|e| e.contains("run_recon")));
+    assert_eq!(env.store().backups(9).await.unwrap()[0].proof["state"], "passed", "the archive that is there is as proven as it was");
+    assert_eq!(it.alerts().await, ["backup_proof"]);
 }
 
 #[test]

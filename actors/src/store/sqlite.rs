@@ -188,9 +188,16 @@ fn closed() -> Error {
 }
 
 fn copy(from: &Connection, target: &Path) -> Result<()> {
-    // One transaction reads all of it, however much is written meanwhile. The copy is packed: rows that were appended since the last one
-    // change its end and not its beginning, and it needs no -wal file beside it.
-    from.execute("VACUUM INTO ?1", [target.to_string_lossy()]).map_err(sql_error)?;
+    let mut to = Connection::open(target).map_err(sql_error)?;
+    // In one step: one read transaction, however much is written meanwhile. Page by page, so that what did not change lies where it lay
+    // in the last copy, and the next archive takes it over; a copy that packs the tables anew moves nearly everything.
+    let step = rusqlite::backup::Backup::new(from, &mut to).and_then(|backup| backup.step(-1)).map_err(sql_error)?;
+    if step != rusqlite::backup::StepResult::Done {
+        return Err(Error::unavailable("store_unavailable", "the database could not be copied: it was locked"));
+    }
+    // It carries its own content and needs no -wal file beside it.
+    to.pragma_update(None, "journal_mode", "DELETE").map_err(sql_error)?;
+    to.close().map_err(|(_, e)| sql_error(e))?;
     std::fs::set_permissions(target, std::os::unix::fs::PermissionsExt::from_mode(files::MODE_PRIVATE))?;
     Ok(())
 }
