@@ -1,6 +1,6 @@
 //! Buffers that were used before: a fresh one costs as much as filling it, because the kernel hands out zeroed pages.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Kept for the next user; what is above this goes back to the system.
 const KEPT: usize = 64;
@@ -30,6 +30,13 @@ impl Buffers {
 
     fn take(&self) -> Vec<u8> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// One that others have too: the last of them puts it back.
+    pub(crate) fn put_last(&self, buffer: Arc<Vec<u8>>) {
+        if let Some(buffer) = Arc::into_inner(buffer) {
+            self.put(buffer);
+        }
     }
 
     pub(crate) fn put(&self, buffer: Vec<u8>) {

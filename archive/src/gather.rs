@@ -7,13 +7,18 @@ use std::{
     io::{self, Read as _},
     os::unix::{ffi::OsStrExt as _, fs::FileExt as _},
     path::Path,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
 };
 
 use rustix::fs::SeekFrom;
 
 use crate::{
     buffers::Buffers,
+    digests::{Part, WAITING, take_digests},
     entry::{BLOCK, Entry, Type, padding},
     error::{Error, Result},
     layout::{self, CHUNK, LARGE},
@@ -40,6 +45,8 @@ pub(crate) struct Reader<'a> {
 /// The tar as it grows, before it is cut into members.
 struct Tar<'a> {
     jobs: &'a Line<'a>,
+    /// Takes the digests of large files beside the reading.
+    digests: &'a SyncSender<Part>,
     pool: &'a Buffers,
     /// Bytes of the tar so far, with the group.
     position: u64,
@@ -62,7 +69,7 @@ impl Tar<'_> {
             return Ok(());
         }
         let content = std::mem::replace(&mut self.group, self.pool.empty());
-        self.jobs.push(Job::Pack { content })
+        self.jobs.push(Job::Pack { content: Arc::new(content) })
     }
 
     /// An entry with all of its content, in the present group.
@@ -80,7 +87,15 @@ impl Tar<'_> {
 
 impl Reader<'_> {
     pub(crate) fn read(&self, roots: &[Root], jobs: &Line<'_>) -> Result<()> {
-        let mut tar = Tar { jobs, pool: self.pool, position: 0, group: Vec::new(), entries: Vec::new() };
+        let (digests, parts) = sync_channel(WAITING);
+        std::thread::scope(move |scope| {
+            scope.spawn(move || take_digests(&parts, self.pool));
+            self.read_all(roots, jobs, &digests)
+        })
+    }
+
+    fn read_all(&self, roots: &[Root], jobs: &Line<'_>, digests: &SyncSender<Part>) -> Result<()> {
+        let mut tar = Tar { jobs, digests, pool: self.pool, position: 0, group: Vec::new(), entries: Vec::new() };
         // Large files come after the small ones, so that the groups of these stay together.
         let (mut large, mut late_links): (Vec<Source>, Vec<(Entry, Source)>) = (Vec::new(), Vec::new());
         let mut waiting: HashSet<String> = HashSet::new();
@@ -102,7 +117,7 @@ impl Reader<'_> {
                     Found::File(source) => {
                         let done = if source.size >= LARGE { Outcome::Large } else { self.small_file(&source, &mut tar)? };
                         if done == Outcome::Large {
-                            waiting.insert(text(&source.name));
+                            waiting.insert(path_to_text(source.name.as_os_str().as_bytes()));
                             large.push(Source { folder: None, ..source });
                         } else {
                             firsts.note(&source, done);
@@ -214,7 +229,7 @@ impl Reader<'_> {
         tar.push(&entry.header());
         tar.cut()?;
         entry.data = tar.position;
-        let (mut digest, mut at, mut number, mut read_all) = (blake3::Hasher::new(), 0, 0, None);
+        let (mut at, mut number, mut read_all) = (0, 0, None);
         let mut beginning = [0; 16];
         let known = file.read_at(&mut beginning, 0).unwrap_or(0);
         let chunk = layout::chunk_of(&beginning[..known]);
@@ -226,7 +241,6 @@ impl Reader<'_> {
             let mut content = self.pool.of(length);
             let short = read_chunk(&file, &mut content, at);
             read_all = read_all.or(short);
-            digest.update(&content);
             at += length as u64;
             self.read.fetch_add(length as u64, Ordering::Relaxed);
             if at == size {
@@ -237,9 +251,13 @@ impl Reader<'_> {
             }
             tar.position += content.len() as u64;
             number += 1;
+            let content = Arc::new(content);
+            tar.digests.send(Part::Chunk(Arc::clone(&content), length)).map_err(|_| Error::Stopped)?;
             tar.jobs.push(Job::Pack { content })?;
         }
-        let digest = digest.finalize();
+        let (answer, digest) = sync_channel(1);
+        tar.digests.send(Part::End(answer)).map_err(|_| Error::Stopped)?;
+        let digest = digest.recv().map_err(|_| Error::Stopped)?;
         let problem = match read_all {
             Some((at, Some(error))) => Some(format!("cannot be read from byte {at} on: {error}; zeros stand there")),
             Some((at, None)) => Some(format!("shrank to {at} bytes while it was read; zeros stand after that")),
@@ -290,7 +308,7 @@ struct Firsts(HashMap<String, Option<String>>);
 impl Firsts {
     fn note(&mut self, source: &Source, outcome: Outcome) {
         if outcome == Outcome::Lost && source.id.is_some() {
-            self.0.insert(text(&source.name), None);
+            self.0.insert(path_to_text(source.name.as_os_str().as_bytes()), None);
         }
     }
 
@@ -303,13 +321,8 @@ impl Firsts {
     }
 }
 
-fn text(name: &Path) -> String {
-    path_to_text(name.as_os_str().as_bytes())
-}
-
 fn archived(source: &Source, stat: &rustix::fs::Stat) -> Outcome {
-    let same = source.id.is_none_or(|id| id == (stat.st_dev, stat.st_ino));
-    if same { Outcome::Archived } else { Outcome::Lost }
+    if source.id.is_none_or(|id| id == (stat.st_dev, stat.st_ino)) { Outcome::Archived } else { Outcome::Lost }
 }
 
 fn regular(stat: &rustix::fs::Stat) -> io::Result<u64> {

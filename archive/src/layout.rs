@@ -5,7 +5,7 @@
 /// A file of this size or more is cut into chunks.
 pub const LARGE: u64 = 256 << 10;
 /// Bytes of a large file in one member.
-pub const CHUNK: usize = 1 << 20;
+pub const CHUNK: usize = 512 << 10;
 /// The same for SQLite databases, of which a change touches pages here and there.
 pub const DATABASE_CHUNK: usize = 64 << 10;
 /// What an SQLite database begins with.
@@ -15,8 +15,8 @@ const GROUP_MIN: usize = 64 << 10;
 const GROUP_MAX: usize = 256 << 10;
 /// The first chunk of a file of so many chunks, and each so many further ones, begin at a multiple of [`ALIGN`] in the archive: a file
 /// system shares whole blocks only.
-pub const ALIGN_FROM: usize = 4;
-pub const ALIGN_EVERY: usize = 64;
+pub const ALIGN_FROM: usize = 8;
+pub const ALIGN_EVERY: usize = 128;
 pub const ALIGN: u64 = 4096;
 
 /// Whether a group of that many bytes ends after the entry of that name.

@@ -24,6 +24,7 @@ pub mod name;
 pub mod pattern;
 
 mod buffers;
+mod digests;
 mod gather;
 mod order;
 mod output;

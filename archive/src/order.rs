@@ -93,9 +93,9 @@ pub(crate) fn in_order<J: Send, R: Send, S>(
     })
 }
 
-/// How many threads `wanted` means: 0 is one for each core.
+/// How many threads `wanted` means: 0 is one for each core, and one for while another waits for its reads.
 pub(crate) fn threads(wanted: usize) -> usize {
-    if wanted > 0 { wanted } else { thread::available_parallelism().map_or(2, usize::from) }
+    if wanted > 0 { wanted } else { thread::available_parallelism().map_or(2, usize::from) + 1 }
 }
 
 #[cfg(test)]

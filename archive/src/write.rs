@@ -9,7 +9,10 @@ use std::{
         fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use crate::{
@@ -36,7 +39,7 @@ pub struct Options<'a> {
     pub never: &'a [(PathBuf, &'static str)],
     /// The archive before, whose members are taken over.
     pub previous: Option<Previous>,
-    /// That compress; 0: one for each core.
+    /// That compress; 0: one for each core and one more.
     pub threads: usize,
     /// Raised when it is to stop.
     pub stop: &'a AtomicBool,
@@ -80,7 +83,8 @@ const MAX_NOTES: usize = 1000;
 
 /// What goes through the pipeline: content for a member, or something that keeps its place between members.
 pub(crate) enum Job {
-    Pack { content: Vec<u8> },
+    /// The content is shared with whoever takes the digest of the whole file.
+    Pack { content: Arc<Vec<u8>> },
 }
 
 pub(crate) enum Step {
@@ -133,7 +137,7 @@ pub fn write(target: &Path, roots: &[Root], options: Options<'_>) -> Result<Writ
     let members = Buffers::default();
     let work = |worker: &mut Worker, Job::Pack { content }: Job| {
         let step = worker.pack(&content, previous.as_ref(), members.any());
-        pool.put(content);
+        pool.put_last(content);
         step
     };
     let take = |step: Step| {
