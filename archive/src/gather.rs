@@ -6,7 +6,6 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::unix::{ffi::OsStrExt as _, fs::FileExt as _},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
