@@ -13,6 +13,9 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::error::{Context as _, Error, Result};
 
+/// Bytes as lowercase hex.
+pub use echopilot_archive::hex::encode as hex;
+
 /// Reports and histories; readable by the group.
 pub const MODE_REPORT: u32 = 0o640;
 /// Secrets, payout archives.
@@ -124,15 +127,6 @@ pub fn random_unit() -> f64 {
     let mut byte = [0];
     SystemRandom::new().fill(&mut byte).expect("the system's random generator answers");
     f64::from(byte[0]) / 255.0
-}
-
-/// Bytes as lowercase hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::json;
 
-use super::lock;
+use super::{listing::file_name, lock};
 use crate::{
     archive,
     domain::retention::{Archive, Decision, State, payouts_to_remove, plan},
@@ -60,7 +60,7 @@ async fn remove(env: &Env, decided: &[(BackupRow, Decision)], now: DateTime<Utc>
     let mut gone = Vec::new();
     for (row, decision) in decided.iter().filter(|(_, decision)| !decision.keep) {
         let why = decision.reasons.join("; ");
-        let path = env.backup_path("daily").join(row.archive.rsplit('/').next().unwrap_or_default());
+        let path = env.backup_path("daily").join(file_name(row));
         // The row first: cut off in between, a file without a row is left, which the audit names, and no row without its file.
         let fact = env.fact("backup.removed", &row.archive, json!({"date": row.date, "sha256": row.sha256, "why": why}));
         env.store().backup_gone(&row.date, now, &why, fact).await?;

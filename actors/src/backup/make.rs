@@ -16,7 +16,9 @@ use echopilot_archive::{
 use serde_json::json;
 
 use super::{
-    checks, keep, lock,
+    checks, keep,
+    listing::file_name,
+    lock,
     progress::{Busy, Progress},
     proof::{self, Proof},
     room::enough_room,
@@ -25,7 +27,9 @@ use crate::{
     alert,
     archive::{self, Recipients, Root},
     config::Config,
-    domain::archive::{CONFIGS, DATABASE, Include, LOGS, Manifest, PAYOUTS, SCHEMA, archive_name, encrypted_name, is_unusual},
+    domain::archive::{
+        CONFIGS, DATABASE, DATABASE_FILE, Include, LOGS, Manifest, PAYOUTS, SCHEMA, archive_name, encrypted_name, is_unusual,
+    },
     env::{Env, blocking, rfc3339},
     error::{Context as _, Error, Result},
     files,
@@ -34,8 +38,6 @@ use crate::{
     task::{Record, Run},
 };
 
-/// The database's name in every archive.
-pub(super) const DATABASE_FILE: &str = "database/echopilot.db";
 /// The archive that the next one takes members from when those that stay are encrypted. In the data directory: it is as readable as
 /// what it was made of.
 pub(super) const BASE: &str = "backup_base.tar.gz";
@@ -225,7 +227,7 @@ pub(super) async fn previous(env: &Env, now: DateTime<Utc>) -> Result<(Option<Pr
     }
     rows.sort_by_key(|row| std::cmp::Reverse(row.made_at));
     for row in rows.iter().filter(|row| !row.toc_sha256.is_empty()) {
-        let file = row.archive.rsplit('/').next().unwrap_or_default();
+        let file = file_name(row);
         let path = if row.encrypted { env.data_path(BASE) } else { env.backup_path("daily").join(file) };
         if path.exists() {
             return Ok((Some(Previous { path, toc_sha256: Some(row.toc_sha256.clone()) }), Some(file.to_owned())));

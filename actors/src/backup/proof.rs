@@ -13,9 +13,10 @@ use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use echopilot_archive::{compare::digest_of_beginning, write::Written};
 use serde_json::{Value as Json, json};
 
-use super::{make::DATABASE_FILE, progress::Busy};
+use super::progress::Busy;
 use crate::{
     archive::{self, Entry, Links, Opened, RestoreOptions, Root, Type},
+    domain::archive::DATABASE_FILE,
     env::{Env, blocking, rfc3339},
     error::{Error, Result},
     files, recon, slo,
@@ -252,7 +253,6 @@ async fn reconciliation(live: &Store, restored: &Store, now: DateTime<Utc>) -> R
     let Some(kept) = restored.recon_before("payouts", today).await? else {
         return Ok(json!({"status": "no_data", "reason": "nothing was reconciled yet"}));
     };
-    let digest = |report: &Json| files::hex(ring::digest::digest(&ring::digest::SHA256, report.to_string().as_bytes()).as_ref());
     let inputs = kept.inputs.clone();
     let mut again = blocking(move || Ok(serde_json::to_value(recon::recompute(&inputs)?)?)).await?;
     for name in ["ts", "run_id", "generated_at"] {
@@ -270,12 +270,16 @@ async fn reconciliation(live: &Store, restored: &Store, now: DateTime<Utc>) -> R
     }
 }
 
+/// SHA-256 of a report as it is written, hex.
+fn digest(report: &Json) -> String {
+    files::hex(ring::digest::digest(&ring::digest::SHA256, report.to_string().as_bytes()).as_ref())
+}
+
 /// Judges the service level as of a few minutes ago from both databases.
 async fn level(env: &Env, restored: &Store, now: DateTime<Utc>) -> Result<Json> {
     let at = now - SETTLED;
-    let verdict = |status: &Json| files::hex(ring::digest::digest(&ring::digest::SHA256, status.to_string().as_bytes()).as_ref());
     let (there, here) = (slo::judged_from(restored, env.config(), at).await?, slo::judged_from(env.store(), env.config(), at).await?);
-    if verdict(&there) != verdict(&here) {
+    if digest(&there) != digest(&here) {
         let what = format!(
             "the service level as of {} is {} from the restored data and {} from the live ones",
             rfc3339(at),
@@ -284,5 +288,5 @@ async fn level(env: &Env, restored: &Store, now: DateTime<Utc>) -> Result<Json> 
         );
         return Err(Error::invalid("proof", what));
     }
-    Ok(json!({"as_of": rfc3339(at), "status": there["status"], "verdict_sha256": verdict(&there)}))
+    Ok(json!({"as_of": rfc3339(at), "status": there["status"], "verdict_sha256": digest(&there)}))
 }

@@ -83,6 +83,8 @@ pub const LOGS: &str = "logs";
 pub const CONFIGS: &str = "configs";
 pub const PAYOUTS: &str = "backups/payouts";
 pub const DATABASE: &str = "database";
+/// The name of the database's copy in every archive.
+pub const DATABASE_FILE: &str = "database/echopilot.db";
 const OWN: [&str; 4] = [LOGS, CONFIGS, PAYOUTS, DATABASE];
 
 /// One item of `backup.include`.

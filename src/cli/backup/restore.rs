@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use echopilot_actors::{
     archive::{self, Conflict, Entry, Links, RestoreOptions, Restored, Type, VerifyOptions},
     config::Config,
+    domain::archive::DATABASE_FILE,
     error::{Context as _, Error, Result},
     files,
 };
@@ -274,7 +275,7 @@ impl Plan {
 
 /// The database where a daemon looks for it, for its user alone, and every folder there.
 fn lay_out(root: &Path) -> Result<()> {
-    let (from, data) = (root.join("database/echopilot.db"), root.join("data"));
+    let (from, data) = (root.join(DATABASE_FILE), root.join("data"));
     if !from.is_file() {
         return Err(Error::invalid(
             "archive_refused",

@@ -16,7 +16,10 @@ use super::{
 use crate::{
     archive::file_sha256,
     config::Config,
-    domain::replica::{DAILY, day_of},
+    domain::{
+        archive::DATABASE_FILE,
+        replica::{DAILY, day_of},
+    },
     env::{Env, blocking, rfc3339},
     error::{Error, Result},
     store::{KnownBackup, database_file::check_integrity},
@@ -24,8 +27,6 @@ use crate::{
 
 /// So many files of the restored archive are compared with its manifest once more.
 const SAMPLE: usize = 50;
-/// The database's name in every archive.
-const DATABASE: &str = "database/echopilot.db";
 
 /// Whether an archive is read whole in the week of `day`: each is in one week of every four.
 pub(super) fn is_due(archive: NaiveDate, day: NaiveDate) -> bool {
@@ -153,7 +154,7 @@ fn restored(path: &Path, audits: &Path, day: NaiveDate, reading: &Reading<'_>) -
     let scratch = reading::scratch(audits)?;
     let root = scratch.path().join("restored");
     let files = reading.read_whole(path, Some(&root))?;
-    check_integrity(&root.join(DATABASE)).map_err(|e| e.context("its database"))?;
+    check_integrity(&root.join(DATABASE_FILE)).map_err(|e| e.context("its database"))?;
     let step = files.len().div_ceil(SAMPLE).max(1);
     let (mut compared, mut bad) = (0, Vec::new());
     for file in files.iter().skip(usize::try_from(day.num_days_from_ce()).unwrap_or(0) % step).step_by(step) {
