@@ -57,6 +57,10 @@ pub const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0003_open_runs.sql"),
     include_str!("../../migrations/0004_money.sql"),
     include_str!("../../migrations/0005_backups.sql"),
+    include_str!("../../migrations/0006_levels.sql"),
+    include_str!("../../migrations/0007_alerts.sql"),
+    include_str!("../../migrations/0008_outbox.sql"),
+    include_str!("../../migrations/0009_incidents.sql"),
 ];
 /// Entries of the journal read at a time while verifying.
 const JOURNAL_PAGE: i64 = 2000;
