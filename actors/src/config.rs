@@ -14,10 +14,11 @@ use toml::{Table, Value};
 
 use crate::{
     domain::{
+        alert_rule::{Catalogue, Severity},
         archive::Include,
         replica::Place,
         retention::Policy,
-        schedule::{CatchUp, Overlap},
+        schedule::{Blackout, CatchUp, Overlap},
         spelling::distance,
     },
     error::{Context as _, Error, Result},
@@ -61,8 +62,50 @@ section!(AlertThresholds {
     min_failed: u64,
     queue_depth: u64,
     webhook_age_s: i64,
+    webhook_failures: u64,
+    payment_failed_percent: f64,
+    revenue_drop_percent: f64,
     fire_after: u32,
     resolve_after: u32,
+    observations_days: i64,
+    history_days: i64,
+});
+section!(Notify {
+    group_by: Vec<String>,
+    group_wait_s: i64,
+    group_interval_s: i64,
+    repeat_s: i64,
+    send_resolved: bool,
+    storm_per_name: usize,
+    links_h: i64,
+    maintenance: Vec<String>,
+});
+section!(Connectivity { check: Vec<String>, timeout_s: u64 });
+section!(EmailChannel {
+    min_severity: Severity,
+    per_minute: u32,
+    host: String,
+    port: u16,
+    user: String,
+    from: String,
+    to: Vec<String>,
+    tls: String,
+    timeout_s: u64,
+});
+section!(SlackChannel { min_severity: Severity, per_minute: u32 });
+section!(TelegramChannel { min_severity: Severity, per_minute: u32, chat_id: String, url: String });
+section!(WebhookChannel { min_severity: Severity, per_minute: u32, url: String });
+section!(AlertmanagerChannel { min_severity: Severity, per_minute: u32, url: String });
+section!(PagerdutyChannel { min_severity: Severity, per_minute: u32, url: String });
+section!(NtfyChannel { min_severity: Severity, per_minute: u32, url: String, topic: String });
+section!(Channels {
+    email: EmailChannel,
+    slack: SlackChannel,
+    telegram: TelegramChannel,
+    webhook: WebhookChannel,
+    alertmanager: AlertmanagerChannel,
+    pagerduty: PagerdutyChannel,
+    ntfy: NtfyChannel,
 });
 section!(Heartbeat { url: String });
 section!(Backup {
@@ -144,6 +187,80 @@ pub struct TaskSettings {
     pub blackout: Option<Vec<String>>,
 }
 
+/// A further service level; the comment in `configs/echopilot.toml` has each key's sentence.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObjectiveSettings {
+    pub service: String,
+    pub target: f64,
+    pub latency_ms: u64,
+    pub latency_share: f64,
+    pub window: String,
+    pub zone: String,
+    pub min_events: u64,
+    pub timeslice_s: u64,
+    pub no_data: bool,
+    pub enabled: bool,
+}
+
+impl Default for ObjectiveSettings {
+    fn default() -> Self {
+        Self {
+            service: String::new(),
+            target: 0.99,
+            latency_ms: 0,
+            latency_share: 0.95,
+            window: "30d".into(),
+            zone: "UTC".into(),
+            min_events: 20,
+            timeslice_s: 0,
+            no_data: true,
+            enabled: true,
+        }
+    }
+}
+
+/// Something outside that is asked whether it is well; the comment in `configs/echopilot.toml` has each key's sentence.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProbeSettings {
+    pub kind: String,
+    pub target: String,
+    pub every_s: u64,
+    pub timeout_s: u64,
+    pub status: String,
+    pub contains: String,
+    pub json: String,
+    pub equals: String,
+    pub max_ms: u64,
+    pub cert_days: i64,
+}
+
+impl Default for ProbeSettings {
+    fn default() -> Self {
+        let text = String::new;
+        let (kind, status) = ("http".to_owned(), "200-299".to_owned());
+        let (target, contains, json, equals) = (text(), text(), text(), text());
+        Self { kind, target, every_s: 20, timeout_s: 10, status, contains, json, equals, max_ms: 5000, cert_days: 14 }
+    }
+}
+
+/// A job of the user's own that reports to us; the comment in `configs/echopilot.toml` has each key's sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PushSettings {
+    pub every_s: u64,
+    pub schedule: Option<String>,
+    pub zone: Option<String>,
+    pub grace_s: u64,
+}
+
+impl Default for PushSettings {
+    fn default() -> Self {
+        Self { every_s: 86_400, schedule: None, zone: None, grace_s: 3600 }
+    }
+}
+
 /// When trial payments are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -190,7 +307,16 @@ pub struct Config {
     pub recon: Recon,
     pub canary: Canary,
     pub slo: Slo,
+    pub objectives: BTreeMap<String, ObjectiveSettings>,
+    pub probes: BTreeMap<String, ProbeSettings>,
+    pub connectivity: Connectivity,
     pub alert: AlertThresholds,
+    pub notify: Notify,
+    pub channels: Channels,
+    pub pushes: BTreeMap<String, PushSettings>,
+    /// What each alert is about and what to do, from `configs/alerts.toml`.
+    #[serde(skip)]
+    pub rules: Catalogue,
     pub heartbeat: Heartbeat,
     pub backup: Backup,
     pub retention: Retention,
@@ -204,13 +330,34 @@ pub struct Config {
 /// What `--demo` and other callers read from the environment, taken as a value so that tests need not touch the process.
 pub type Environment = BTreeMap<String, String>;
 
-/// The section whose keys are tasks.
-const TASKS: &str = "tasks";
+/// Every alert with its sentence and default.
+pub const DEFAULT_RULES: &str = include_str!("../../configs/alerts.toml");
+/// Sections whose keys are names of the user's choice, or of tasks.
+const NAMED: [&str; 4] = ["tasks", "objectives", "probes", "pushes"];
 /// Names from the seed that stand for a setting.
-const SEED_NAMES: [(&str, &str); 3] =
-    [("STRIPE_MODE", "provider.mode"), ("SLO_P95_MS", "slo.p95_ms"), ("SLO_SUCCESS_RATE", "slo.success_rate")];
+const SEED_NAMES: [(&str, &str); 9] = [
+    ("STRIPE_MODE", "provider.mode"),
+    ("SLO_P95_MS", "slo.p95_ms"),
+    ("SLO_SUCCESS_RATE", "slo.success_rate"),
+    ("SMTP_HOST", "channels.email.host"),
+    ("SMTP_PORT", "channels.email.port"),
+    ("SMTP_USER", "channels.email.user"),
+    ("SMTP_FROM", "channels.email.from"),
+    ("REPORTS_TO", "channels.email.to"),
+    ("TELEGRAM_CHAT_ID", "channels.telegram.chat_id"),
+];
+/// What the channels need and no file may hold.
+pub const CHANNEL_SECRETS: [&str; 7] = [
+    "SMTP_PASS",
+    "SLACK_WEBHOOK_URL",
+    "TELEGRAM_BOT_TOKEN",
+    "ALERT_WEBHOOK_SECRET",
+    "ALERTMANAGER_TOKEN",
+    "PAGERDUTY_ROUTING_KEY",
+    "NTFY_TOKEN",
+];
 /// Keys somebody might look for in a file, and the variable each really is.
-const SECRET_NAMES: [(&str, &str); 14] = [
+const SECRET_NAMES: [(&str, &str); 20] = [
     ("aws_access_key_id", "AWS_ACCESS_KEY_ID"),
     ("access_key_id", "AWS_ACCESS_KEY_ID"),
     ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY"),
@@ -223,6 +370,12 @@ const SECRET_NAMES: [(&str, &str); 14] = [
     ("secret_key", "STRIPE_SECRET_KEY"),
     ("stripe_secret_key", "STRIPE_SECRET_KEY"),
     ("api_key", "STRIPE_SECRET_KEY"),
+    ("channels.webhook.secret", "ALERT_WEBHOOK_SECRET"),
+    ("pass", "SMTP_PASS"),
+    ("password", "SMTP_PASS"),
+    ("bot_token", "TELEGRAM_BOT_TOKEN"),
+    ("routing_key", "PAGERDUTY_ROUTING_KEY"),
+    ("webhook_url", "SLACK_WEBHOOK_URL"),
     ("webhook_secret", "STRIPE_WEBHOOK_SECRET"),
     ("stripe_webhook_secret", "STRIPE_WEBHOOK_SECRET"),
 ];
@@ -247,8 +400,9 @@ impl Config {
         for (name, path, text) in prefixed.chain(of_the_seed) {
             problems.extend(set_text(&mut settings, &schema, &path, text, &format!("environment variable {name}")).err());
         }
+        let rules = read_rules(&configs.join("alerts.toml"))?;
         let config: Self = match Value::Table(settings).try_into() {
-            Ok(config) => config,
+            Ok(config) => Self { rules, ..config },
             Err(error) => {
                 problems.push(Error::invalid("configuration", error.to_string().trim()));
                 return Err(together(&problems));
@@ -315,6 +469,15 @@ impl Config {
                 !self.provider.mode.is_live() || self.provider.base_url.starts_with("https://"),
                 "provider.base_url must be https:// in live mode",
             ),
+            (
+                [self.alert.observations_days, self.alert.history_days].iter().all(|days| (1..=36_500).contains(days)),
+                "alert.observations_days and alert.history_days must be 1 to 36500",
+            ),
+            (
+                self.notify.group_wait_s >= 0 && self.notify.group_interval_s >= 1 && self.notify.repeat_s >= 60,
+                "notify.group_wait_s must not be negative, group_interval_s at least 1 and repeat_s at least 60",
+            ),
+            ((1..=720).contains(&self.notify.links_h), "notify.links_h must be 1 to 720"),
             (self.alert.fire_after > 0 && self.alert.resolve_after > 0, "alert.fire_after and alert.resolve_after must be at least 1"),
             (
                 self.database.url.is_empty() || self.database.url.starts_with("sqlite:"),
@@ -332,6 +495,9 @@ impl Config {
             (self.sandbox.listen.ip().is_loopback(), "sandbox.listen must be a loopback address: the sandbox accepts any test key"),
         ];
         let mut broken: Vec<_> = rules.iter().filter(|(holds, _)| !holds).map(|(_, rule)| (*rule).to_owned()).collect();
+        broken.extend(
+            self.notify.maintenance.iter().filter_map(|text| Blackout::parse(text, None).err()).map(|e| format!("notify.maintenance: {e}")),
+        );
         broken.extend(Place::parse(&self.replica.url, &self.replica.endpoint).err());
         broken.extend(self.backup.include.iter().filter_map(|item| Include::parse(item).err()));
         broken.extend(Patterns::new(&self.backup.exclude).err().map(|e| format!("backup.exclude: {e}")));
@@ -350,6 +516,12 @@ impl Config {
             None => self.paths.data.join("echopilot.db"),
         }
     }
+}
+
+/// The catalogue of alerts, with the user's file over it if there is one.
+fn read_rules(file: &Path) -> Result<Catalogue> {
+    let over = if file.exists() { Some(std::fs::read_to_string(file).context(format!("cannot read {}", file.display()))?) } else { None };
+    Catalogue::read(DEFAULT_RULES, over.as_deref()).map_err(|e| Error::invalid("configuration", format!("{}: {e}", file.display())))
 }
 
 /// Everything that is wrong in one error.
@@ -376,8 +548,8 @@ fn overlay(settings: &mut Table, schema: &Table, over: Table, prefix: &str, orig
             continue;
         };
         match (value, settings.get_mut(&key), known) {
-            // Any task may be named; its keys are looked at when the whole is read, its name where the tasks are known.
-            (Value::Table(inner), Some(Value::Table(target)), _) if path == TASKS => overlay_tasks(target, inner),
+            // Any name will do; its keys are looked at when the whole is read, the name of a task where the tasks are known.
+            (Value::Table(inner), Some(Value::Table(target)), _) if NAMED.contains(&&*path) => overlay_named(target, inner),
             (Value::Table(inner), Some(Value::Table(target)), Value::Table(schema)) => {
                 overlay(target, schema, inner, &format!("{path}."), origin, problems);
             }
@@ -388,28 +560,33 @@ fn overlay(settings: &mut Table, schema: &Table, over: Table, prefix: &str, orig
     }
 }
 
-fn overlay_tasks(target: &mut Table, over: Table) {
-    for (task, value) in over {
-        match (value, target.get_mut(&task)) {
+fn overlay_named(target: &mut Table, over: Table) {
+    for (name, value) in over {
+        match (value, target.get_mut(&name)) {
             (Value::Table(inner), Some(Value::Table(known))) => known.extend(inner),
-            (value, _) => drop(target.insert(task, value)),
+            (value, _) => drop(target.insert(name, value)),
         }
     }
 }
 
 /// Sets `path` from text, which is read as the type the default has.
 fn set_text(settings: &mut Table, schema: &Table, path: &str, text: &str, origin: &str) -> Result<()> {
-    if let Some((task, key)) = path.strip_prefix("tasks.").and_then(|rest| rest.split_once('.')) {
+    let parts: Vec<&str> = path.split('.').collect();
+    if let [section, name, key] = parts[..]
+        && NAMED.contains(&section)
+    {
         // Read as TOML if it is that (a number, a list, a quoted text), else as text.
         let parsed = format!("v = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
         let inner = Table::from_iter([(key.to_owned(), parsed.unwrap_or_else(|| Value::String(text.to_owned())))]);
-        if let Some(Value::Table(target)) = settings.get_mut(TASKS) {
-            overlay_tasks(target, Table::from_iter([(task.to_owned(), Value::Table(inner))]));
+        if let Some(Value::Table(target)) = settings.get_mut(section) {
+            overlay_named(target, Table::from_iter([(name.to_owned(), Value::Table(inner))]));
         }
         return Ok(());
     }
-    let found = path.split_once('.').and_then(|(section, key)| Some((section, key, schema.get(section)?.as_table()?.get(key)?)));
-    let Some((section, key, default)) = found else { return Err(unknown_key(path, origin)) };
+    let (key, sections) = parts.split_last().ok_or_else(|| unknown_key(path, origin))?;
+    let holder = sections.iter().try_fold(schema, |table, section| table.get(*section)?.as_table());
+    let default = holder.filter(|_| !sections.is_empty()).and_then(|table| table.get(*key)).filter(|value| !value.is_table());
+    let Some(default) = default else { return Err(unknown_key(path, origin)) };
     let bad = |expected: &str| Error::invalid("configuration", format!("{origin}: {path} must be {expected}, not \"{text}\""));
     let value = match default {
         Value::Integer(_) => Value::Integer(text.trim().parse().map_err(|_| bad("a whole number"))?),
@@ -418,8 +595,9 @@ fn set_text(settings: &mut Table, schema: &Table, path: &str, text: &str, origin
         Value::Array(_) => list(text).ok_or_else(|| bad("a list, as in [\"a\", \"b\"] or a,b"))?,
         _ => Value::String(text.to_owned()),
     };
-    if let Some(Value::Table(table)) = settings.get_mut(section) {
-        table.insert(key.to_owned(), value);
+    let holder = sections.iter().try_fold(settings, |table, section| table.get_mut(*section)?.as_table_mut());
+    if let Some(table) = holder {
+        table.insert((*key).to_owned(), value);
     }
     Ok(())
 }
@@ -435,7 +613,7 @@ fn list(text: &str) -> Option<Value> {
 
 fn unknown_key(path: &str, origin: &str) -> Error {
     let last = path.rsplit('.').next().unwrap_or(path);
-    if let Some((_, variable)) = SECRET_NAMES.iter().find(|(name, _)| *name == last) {
+    if let Some((_, variable)) = SECRET_NAMES.iter().find(|(name, _)| *name == last || *name == path) {
         return Error::invalid(
             "configuration",
             format!("{origin}: {path} is a secret and is not set here: use the environment variable {variable}"),
@@ -449,9 +627,13 @@ fn unknown_key(path: &str, origin: &str) -> Error {
 fn nearest(path: &str) -> Option<String> {
     let schema: Table = DEFAULTS.parse().ok()?;
     let mut known: Vec<String> = Vec::new();
-    for (section, value) in &schema {
-        known.push(section.clone());
-        known.extend(value.as_table()?.keys().map(|key| format!("{section}.{key}")));
+    let mut open: Vec<(String, &Table)> = vec![(String::new(), &schema)];
+    while let Some((prefix, table)) = open.pop() {
+        for (key, value) in table {
+            let name = format!("{prefix}{key}");
+            open.extend(value.as_table().map(|inner| (format!("{name}."), inner)));
+            known.push(name);
+        }
     }
     known.into_iter().map(|k| (distance(&k, path), k)).min().filter(|(d, k)| *d <= 1 + k.len() / 4).map(|(_, k)| k)
 }
@@ -473,6 +655,10 @@ pub struct Secrets {
     pub provider: SecretString,
     /// Of the second target, if that is a bucket.
     pub bucket: Option<BucketKeys>,
+    /// HMAC key of the links in messages.
+    pub links: SecretString,
+    /// What the channels need, by the name of its environment variable ([`CHANNEL_SECRETS`]).
+    pub channels: BTreeMap<&'static str, SecretString>,
 }
 
 /// What opens the bucket of the second target: from the environment only.
@@ -546,6 +732,8 @@ impl Secrets {
             webhook,
             provider,
             bucket: BucketKeys::load(config, environment)?,
+            links: files::secret(&config.paths.data.join("links_secret"), "")?.into(),
+            channels: CHANNEL_SECRETS.iter().filter_map(|name| Some((*name, given(name)?.to_owned().into()))).collect(),
         })
     }
 

@@ -109,7 +109,10 @@ impl State {
         let (mut changed, mut facts, mut resolved, mut lines) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for check in checks {
             let id = fingerprint(&check.labels());
-            let (alert, transition) = step(alerts.get(&id), check, now, limits.fire_after, limits.resolve_after);
+            let rule = env.config().rules.of(&check.name);
+            let fire_after = rule.and_then(|r| r.fire_after).unwrap_or(limits.fire_after);
+            let resolve_after = rule.and_then(|r| r.resolve_after).unwrap_or(limits.resolve_after);
+            let (alert, transition) = step(alerts.get(&id), check, now, fire_after, resolve_after);
             if let (Some(alert), Some(transition)) = (&alert, transition) {
                 let (kind, word) = match transition {
                     Transition::Fired => ("alert.fired", "fired"),
@@ -124,7 +127,7 @@ impl State {
             }
             changed.extend(alert);
         }
-        env.store().put_alerts(&changed, now, facts).await?;
+        env.store().put_alerts(&changed, now, facts, &[]).await?;
         for (alert, word) in lines {
             tracing::warn!(actor = NOUN, alert = alert.name, severity = alert.severity.as_str(), reason = alert.reason, "{word}");
         }

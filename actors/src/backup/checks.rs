@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn check(name: &str, severity: Severity, ok: Option<bool>, threshold: &str, reason: String) -> Check {
-    Check { name: name.into(), system: "backup", ok, severity, value: None, threshold: threshold.into(), reason }
+    Check { name: name.into(), system: "backup", ok, severity, value: None, threshold: threshold.into(), reason, ..Check::default() }
 }
 
 /// `ok`, or `partial`: something is not in the archive as it was on the disk.

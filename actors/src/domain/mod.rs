@@ -8,6 +8,7 @@ pub mod finance;
 pub mod journal;
 pub mod ledger;
 pub mod money;
+pub mod notify;
 pub mod payout_watch;
 pub mod portal;
 pub mod reconcile;

@@ -145,6 +145,7 @@ fn sight(blind: Option<(DateTime<Utc>, &Error)>) -> Check {
             || "the provider's events are compared with ours".into(),
             |(since, error)| format!("the provider's events could not be compared with ours since {}: {}", rfc3339(since), error.message),
         ),
+        ..Check::default()
     }
 }
 
@@ -232,6 +233,7 @@ fn check(failed: usize) -> Check {
         } else {
             format!("{failed} events or changes at the provider could not be processed here: `echopilot webhooks gaps` names them")
         },
+        ..Check::default()
     }
 }
 

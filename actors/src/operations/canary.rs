@@ -248,6 +248,7 @@ fn check(env: &Env, row: &CanaryRow) -> Check {
         value: took_ms.map(|ms| format!("{ms} ms")),
         threshold: format!("both webhooks within {} s", env.config().canary.timeout_s),
         reason,
+        ..Check::default()
     }
 }
 

@@ -67,6 +67,7 @@ fn check(name: &str, fine: &str, problem: Option<String>) -> Check {
         value: None,
         threshold: "one report a day".into(),
         reason: problem.unwrap_or_else(|| fine.to_owned()),
+        ..Check::default()
     }
 }
 

@@ -181,6 +181,7 @@ fn exceptions_check(name: &str, serious: &[&str], complete: bool, severity: Seve
         value: Some(format!("{} exceptions", serious.len())),
         threshold: "0 exceptions".into(),
         reason: (*serious.first().unwrap_or(&fine)).to_owned(),
+        ..Check::default()
     }
 }
 

@@ -95,6 +95,7 @@ async fn tell(env: &Env, problems: &[Problem]) -> Result<()> {
             value: p.short_by.map(|by| crate::domain::money::display(by, &p.currency)),
             threshold: "paid in full and in time".into(),
             reason: p.reason.clone(),
+            ..Check::default()
         })
         .collect();
     for alert in alert::list(env).await?.into_iter().filter(|a| a.system == SYSTEM) {
@@ -107,6 +108,7 @@ async fn tell(env: &Env, problems: &[Problem]) -> Result<()> {
                 value: None,
                 threshold: alert.threshold,
                 reason: "the payout's trouble is over".into(),
+                ..Check::default()
             });
         }
     }

@@ -1,7 +1,7 @@
 //! Alert state, so that a restart neither forgets nor repeats an alert.
 
 use super::{
-    Store,
+    NewNotification, Store,
     engine::{Batch, Fact},
 };
 use crate::{domain::alert_rule::Alert, error::Result};
@@ -14,8 +14,14 @@ impl Store {
         rows.iter().map(|r| Ok(serde_json::from_str(r.text(0)?)?)).collect()
     }
 
-    /// Writes the alerts of one evaluation with the journal entries of what fired or resolved, in one commit.
-    pub async fn put_alerts(&self, alerts: &[Alert], at: chrono::DateTime<chrono::Utc>, facts: Vec<Fact>) -> Result<()> {
+    /// Writes the alerts of one evaluation with the journal entries of what fired or resolved and the messages about it, in one commit.
+    pub async fn put_alerts(
+        &self,
+        alerts: &[Alert],
+        at: chrono::DateTime<chrono::Utc>,
+        facts: Vec<Fact>,
+        messages: &[NewNotification],
+    ) -> Result<()> {
         let sql = "INSERT INTO alert (fingerprint, name, state, severity, since, changed, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
             ON CONFLICT (fingerprint) DO UPDATE SET state = excluded.state, severity = excluded.severity, since = excluded.since,
             changed = CASE WHEN alert.state <> excluded.state THEN excluded.changed ELSE alert.changed END, body = excluded.body";
@@ -32,6 +38,9 @@ impl Store {
                 (&body).into(),
             ];
             batch = batch.sql(sql, params);
+        }
+        for message in messages {
+            batch = message.put(batch)?;
         }
         for fact in facts {
             batch = batch.journal(fact);

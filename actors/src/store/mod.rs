@@ -20,6 +20,7 @@ mod keys;
 mod ledger;
 #[cfg(test)]
 mod money_tests;
+mod outbox;
 mod payout_members;
 mod recon;
 mod refunds;
@@ -38,6 +39,7 @@ pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
 pub use gaps::GapRow;
 pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
+pub use outbox::NewNotification;
 pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, KeptRecon, NewRecon};
 pub use refunds::{IdempotentAnswer, RefundEnd, RefundIntent};
 pub use replica::{KnownBackup, ReplicaRow};

@@ -130,5 +130,6 @@ fn unanswered(name: &str, system: &'static str, why: &str) -> Check {
         value: None,
         threshold: "an answer".into(),
         reason: format!("no figures: {why}"),
+        ..Check::default()
     }
 }

@@ -43,6 +43,7 @@ fn checks(env: &Env, synced: &Synced) -> Vec<Check> {
         value: Some(value),
         threshold,
         reason,
+        ..Check::default()
     };
     let reason = match synced.problems.first() {
         Some(problem) => format!("{}: {}", problem.name, problem.error),

@@ -38,6 +38,7 @@ async fn work(run: Run) -> Result<Record> {
         value: verdict.success_rate.map(|rate| format!("{rate} success rate")),
         threshold: format!(">= {}", run.env.config().slo.success_rate),
         reason: why.clone(),
+        ..Check::default()
     };
     alert::evaluate(&run.env, vec![check]).await?;
     let mut record = Record::new();

@@ -88,6 +88,7 @@ fn audit_check(failed: &[&str]) -> Check {
         } else {
             format!("the audit failed: {}", failed.join(", "))
         },
+        ..Check::default()
     }
 }
 

@@ -153,5 +153,6 @@ pub(super) async fn pause_check(env: &Env) -> Result<Check> {
         value: Some(paused.len().to_string()),
         threshold: "0 tasks".into(),
         reason,
+        ..Check::default()
     })
 }

@@ -3,6 +3,7 @@
 //! The rules that make checks from measured values are in `rules.rs`, deviation from the recent past in `anomaly.rs`.
 
 mod anomaly;
+mod catalog;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 pub use anomaly::{WARM_UP, anomaly};
+pub use catalog::{Also, Catalogue, Limit, Rule};
 pub use rules::{Api, Database, Jobs, Part, Resources, Thresholds, api_health, database, jobs, parts, resources};
 
 /// How many of the last checks are remembered for flap detection (Nagios uses as many).
@@ -19,10 +21,11 @@ const FLAPPING_ABOVE: u32 = 4;
 const CALM_BELOW: u32 = 2;
 
 /// How bad it is. `Critical` wakes somebody, `Warning` is for working hours, `Info` is only shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     Info,
+    #[default]
     Warning,
     Critical,
 }
@@ -38,10 +41,13 @@ impl Severity {
 }
 
 /// One rule applied to what was measured.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Check {
     /// The rule's name, the alert's `alertname`: `api_errors`, `disk`, ...
     pub name: String,
+    /// What tells this one from others of the same rule: `{"probe": "shop"}`. Part of the alert's identity.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// `api`, `database`, `jobs` or `resources` (seed phase 69), `parts` (of the daemon), or the family of another rule.
     pub system: &'static str,
     /// `None`: there was nothing to measure; that neither raises nor resolves anything.
@@ -59,7 +65,8 @@ pub struct Check {
 impl Check {
     /// The labels that are the alert's identity. Severity is not among them: an alert that gets worse is the same alert.
     pub fn labels(&self) -> BTreeMap<String, String> {
-        [("alertname", self.name.as_str()), ("system", self.system)].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+        let own = [("alertname", self.name.as_str()), ("system", self.system)].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        self.labels.iter().map(|(name, value)| (name.clone(), value.clone())).chain(own).collect()
     }
 }
 
@@ -263,7 +270,16 @@ mod tests {
 
     fn check(ok: Option<bool>, severity: Severity) -> Check {
         let (value, threshold) = (Some("91.0 %".to_owned()), "<= 85 %".to_owned());
-        Check { name: "disk".into(), system: "resources", ok, severity, value, threshold, reason: format!("disk: {ok:?}") }
+        Check {
+            name: "disk".into(),
+            system: "resources",
+            ok,
+            severity,
+            value,
+            threshold,
+            reason: format!("disk: {ok:?}"),
+            ..Check::default()
+        }
     }
 
     fn at(minutes: i64) -> DateTime<Utc> {

@@ -234,6 +234,7 @@ impl Rule {
             value: None,
             threshold: String::new(),
             reason: String::new(),
+            ..Check::default()
         }
     }
 

@@ -1,0 +1,242 @@
+//! The catalogue of alerts: for each its severity, what it is about, who looks after it and what to do. Read from `configs/alerts.toml`,
+//! which is embedded and so is the default; asked by the alert actor for every check. It only describes: `figure.rs` judges figures.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Severity;
+
+/// A limit of a rule: a number, or the name of the setting that holds it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Limit {
+    Number(f64),
+    Setting(String),
+}
+
+/// A further condition of a rule.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Also {
+    pub figure: String,
+    pub at_least: Limit,
+}
+
+/// One rule; `configs/alerts.toml` has each key's sentence.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rule {
+    /// From the table's key; a `*` at its end stands for any rest.
+    #[serde(skip)]
+    pub name: String,
+    pub system: String,
+    pub component: String,
+    pub severity: Severity,
+    pub figure: Option<String>,
+    pub unit: String,
+    pub above: Option<Limit>,
+    pub below: Option<Limit>,
+    pub at_least: Option<Limit>,
+    pub critical_above: Option<Limit>,
+    pub critical_below: Option<Limit>,
+    #[serde(rename = "where")]
+    pub matches: BTreeMap<String, String>,
+    pub also: Vec<Also>,
+    /// `None`: as configured in `[alert]`.
+    pub fire_after: Option<u32>,
+    pub resolve_after: Option<u32>,
+    pub what: String,
+    pub owner: String,
+    pub runbook: String,
+    /// The task that a message offers to run.
+    pub task: Option<String>,
+    /// A rule of the defaults that is not wanted.
+    pub off: bool,
+}
+
+/// All rules, and what can be the cause of what.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Catalogue {
+    rules: BTreeMap<String, Rule>,
+    /// Component -> components that can be its cause.
+    causes: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Catalogue {
+    /// Reads `defaults` and lays `over` (a copy of the user's) over it. Errors are sentences that name the rule and the key.
+    pub fn read(defaults: &str, over: Option<&str>) -> Result<Self, String> {
+        let mut table: Table = defaults.parse().map_err(|e: toml::de::Error| e.to_string().trim().to_owned())?;
+        if let Some(over) = over {
+            let over: Table = over.parse().map_err(|e: toml::de::Error| e.to_string().trim().to_owned())?;
+            overlay(&mut table, over);
+        }
+        Self::from_table(table)
+    }
+
+    fn from_table(table: Table) -> Result<Self, String> {
+        let (mut all, mut problems) = (Self::default(), Vec::new());
+        for (section, value) in table {
+            let Value::Table(entries) = value else {
+                problems.push(format!("{section}: only the sections [causes] and [rules.NAME] are known"));
+                continue;
+            };
+            match section.as_str() {
+                "causes" => {
+                    for (component, causes) in entries {
+                        match causes.try_into::<BTreeSet<String>>() {
+                            Ok(causes) => drop(all.causes.insert(component, causes)),
+                            Err(_) => problems.push(format!("causes.{component}: must be a list of components")),
+                        }
+                    }
+                }
+                "rules" => {
+                    for (name, value) in entries {
+                        match value.try_into::<Rule>() {
+                            Ok(rule) => {
+                                let rule = Rule { name: name.clone(), ..rule };
+                                problems.extend(rule.problems());
+                                all.rules.insert(name, rule);
+                            }
+                            Err(error) => problems.push(format!("rules.{name}: {}", error.message())),
+                        }
+                    }
+                }
+                _ => problems.push(format!("{section}: only the sections [causes] and [rules.NAME] are known")),
+            }
+        }
+        if let Some(circle) = all.circle() {
+            problems.push(format!("causes: {circle} is a cause of itself"));
+        }
+        if problems.is_empty() { Ok(all) } else { Err(problems.join("; ")) }
+    }
+
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.values().filter(|rule| !rule.off)
+    }
+
+    /// The rule of a check: of exactly its name, else the longest that ends in `*` and begins like it.
+    pub fn of(&self, name: &str) -> Option<&Rule> {
+        self.rules.get(name).or_else(|| {
+            let fits = |rule: &&Rule| rule.name.strip_suffix('*').is_some_and(|start| name.starts_with(start));
+            self.rules.values().filter(fits).max_by_key(|rule| rule.name.len())
+        })
+    }
+
+    /// What an alert is about, by its rule; without one, its system.
+    pub fn component<'a>(&'a self, name: &str, system: &'a str) -> &'a str {
+        self.of(name).map(|rule| rule.component.as_str()).filter(|c| !c.is_empty()).unwrap_or(system)
+    }
+
+    /// Every component that can be the cause of `component`, directly or through others; not itself.
+    pub fn causes_of<'a>(&'a self, component: &str) -> BTreeSet<&'a str> {
+        let mut found = BTreeSet::new();
+        let mut open: Vec<&str> = self.causes.get(component).into_iter().flatten().map(String::as_str).collect();
+        while let Some(next) = open.pop() {
+            if found.insert(next) {
+                open.extend(self.causes.get(next).into_iter().flatten().map(String::as_str));
+            }
+        }
+        found
+    }
+
+    fn circle(&self) -> Option<&str> {
+        self.causes.keys().find(|component| self.causes_of(component).contains(component.as_str())).map(String::as_str)
+    }
+}
+
+impl Rule {
+    fn problems(&self) -> Vec<String> {
+        let name = &self.name;
+        let limits = [&self.above, &self.below, &self.at_least].into_iter().flatten().count();
+        let mut problems = Vec::new();
+        if self.what.is_empty() || self.owner.is_empty() || self.runbook.is_empty() {
+            problems.push(format!("rules.{name}: what, owner and runbook are needed: whoever is woken wants to know"));
+        }
+        if self.figure.is_some() != (limits == 1) {
+            problems.push(format!("rules.{name}: a figure needs one of above, below and at_least, and these need a figure"));
+        }
+        if self.system.is_empty() {
+            problems.push(format!("rules.{name}: system is missing"));
+        }
+        if self.fire_after.is_some_and(|n| !(1..=11).contains(&n)) || self.resolve_after == Some(0) {
+            problems.push(format!("rules.{name}: fire_after must be 1 to 11 and resolve_after at least 1"));
+        }
+        problems
+    }
+}
+
+/// Lays tables over tables, key by key.
+fn overlay(under: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (value, under.get_mut(&key)) {
+            (Value::Table(inner), Some(Value::Table(known))) => overlay(known, inner),
+            (value, _) => drop(under.insert(key, value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULTS: &str = include_str!("../../../../configs/alerts.toml");
+
+    fn refused(over: &str) -> String {
+        Catalogue::read(DEFAULTS, Some(over)).expect_err("refused")
+    }
+
+    #[test]
+    fn every_rule_of_the_defaults_says_what_to_do_and_has_a_place_in_the_graph() {
+        let all = Catalogue::read(DEFAULTS, None).unwrap();
+        assert!(all.rules().count() >= 40);
+        for rule in all.rules() {
+            assert!(!rule.component.is_empty() && rule.runbook.ends_with('.') && rule.owner.ends_with('.'), "{}", rule.name);
+        }
+    }
+
+    #[test]
+    fn a_rule_is_found_by_its_name_and_else_by_its_beginning() {
+        let all = Catalogue::read(DEFAULTS, None).unwrap();
+        let of = |name: &str| all.of(name).map(|rule| rule.name.as_str());
+        assert_eq!((of("disk"), of("part_slo"), of("backup_proof"), of("nonsense")), (Some("disk"), Some("part_*"), Some("backup*"), None));
+        assert_eq!((all.component("disk_low", "backup"), all.component("nonsense", "of_its_own")), ("disk", "of_its_own"));
+    }
+
+    #[test]
+    fn causes_are_followed_through_others() {
+        let all = Catalogue::read(DEFAULTS, None).unwrap();
+        let causes = all.causes_of("backup");
+        assert!(causes.contains("disk") && causes.contains("database") && !causes.contains("backup") && !causes.contains("provider"));
+        assert!(all.causes_of("recon").contains("disk"), "through the database");
+        assert!(all.causes_of("disk").is_empty());
+    }
+
+    #[test]
+    fn a_users_file_changes_adds_and_switches_off() {
+        let over = "[rules.disk]\nabove = 70\n[rules.cpu]\noff = true\n[rules.mine]\nsystem = \"own\"\nfigure = \"queue\"\nat_least = 5\nwhat = \"w\"\nowner = \"o\"\nrunbook = \"r\"\n[causes]\nmine = [\"disk\"]\n";
+        let all = Catalogue::read(DEFAULTS, Some(over)).unwrap();
+        assert_eq!(all.of("disk").unwrap().above, Some(Limit::Number(70.0)));
+        assert_eq!(all.of("disk").unwrap().unit, "%", "the rest stays");
+        assert!(all.rules().all(|rule| rule.name != "cpu") && all.rules().any(|rule| rule.name == "mine"));
+        assert!(all.causes_of("mine").contains("disk"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (over, expected) in [
+            ("[rules.disk]\nabvoe = 3\n", "rules.disk: unknown field `abvoe`"),
+            ("[rules.disk]\nbelow = 3\n", "rules.disk: a figure needs one of"),
+            ("[rules.mine]\nsystem = \"x\"\n", "rules.mine: what, owner and runbook"),
+            ("[rules.disk]\nfire_after = 0\n", "rules.disk: fire_after"),
+            ("[causes]\ndisk = [\"backup\"]\n", "is a cause of itself"),
+            ("[causes]\ndisk = 3\n", "causes.disk: must be a list"),
+            ("[rule.disk]\nabove = 3\n", "rule: only the sections"),
+            ("above = 3\n", "above: only the sections"),
+            ("[rules.disk\n", "TOML"),
+        ] {
+            assert!(refused(over).contains(expected), "{over}: {}", refused(over));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Who is told what about alerts, and when. Called by the alert actor at every change and every tick; it writes the messages into the
+//! outbox. Pure: the state of groups, silences and alerts goes in, messages and the next state come out.
+
+mod message;
+
+pub use message::{Effect, Kind, Line, Links, Message, Risk};
