@@ -18,6 +18,7 @@ mod gaps;
 mod interventions;
 mod keys;
 mod ledger;
+mod maintenance;
 #[cfg(test)]
 mod money_tests;
 mod outbox;
@@ -38,13 +39,14 @@ pub use canary::CanaryRow;
 pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
 pub use gaps::GapRow;
 pub use keys::KeyRow;
-pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
+pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow, PaymentInTime};
 pub use outbox::NewNotification;
 pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, KeptRecon, NewRecon};
 pub use refunds::{IdempotentAnswer, RefundEnd, RefundIntent};
 pub use replica::{KnownBackup, ReplicaRow};
 pub use runs::{Attempt, Claim, NewRun, Place, RunEnd, RunRow};
 pub use schedule::{AttemptRow, NodeRow, Pause, SlotCount, SlotOutcome};
+pub use slo::ProbeRow;
 
 use self::engine::{Batch, Engine, Fact};
 use crate::{

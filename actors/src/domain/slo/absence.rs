@@ -11,7 +11,7 @@ const LIMITS: [(&str, u64, f64); 2] = [("page", 5, 13.8), ("ticket", 1, 11.5)];
 /// By how many minutes the reference may be moved.
 const SHIFTS: [i64; 7] = [-30, -20, -10, 0, 10, 20, 30];
 /// With less history there is no saying what is usual.
-const LEARN_MINUTES: i64 = 60;
+const LEARN_MINUTES: i64 = DAY + 30;
 const LEARN_EVENTS: u64 = 20;
 
 /// What silence there is and what it means.
@@ -99,7 +99,7 @@ impl Usual {
         self.totals.iter().sum::<u64>() as f64 / self.totals.len().max(1) as f64
     }
 
-    /// In the minutes [from, to): the least of what was usual a day and a week before, as far as that is known; else the mean. Who comes half an
+    /// In the minutes [from, to): the least of what was usual a day and a week before, as far as that is known. Who comes half an
     /// hour later or goes earlier than yesterday is not missing: the reference is moved by as much, to where there was least.
     fn expected(&self, from: i64, to: i64) -> f64 {
         let at = |step: i64, shift: i64| (from..to).map(|minute| self.before(minute + shift, step)).sum::<u64>();
@@ -107,8 +107,7 @@ impl Usual {
             let known = self.end() - self.first >= step + SHIFTS[0].abs();
             known.then(|| SHIFTS.iter().map(|shift| at(step, *shift)).min().unwrap_or(0))
         };
-        let known = [least(DAY), least(WEEK)].into_iter().flatten().min();
-        known.map_or_else(|| self.per_minute() * (to - from) as f64, |events| events as f64)
+        [least(DAY), least(WEEK)].into_iter().flatten().min().unwrap_or(0) as f64
     }
 
     /// The events of the latest minute before the silence that lies whole steps before `minute`.

@@ -158,7 +158,7 @@ impl Level {
         if let Some(slices) = self.slices {
             share("timeslice_target", slices.share_ppm);
             if !(1..=60).contains(&slices.minutes) {
-                problems.push(("timeslice_minutes", format!("must be 1 to 60, not {}", slices.minutes)));
+                problems.push(("timeslice_s", format!("must be 60 to 3600, not {}", slices.minutes * 60)));
             }
         }
         if self.success_ppm.is_none() && self.latency.is_none() {
@@ -265,7 +265,7 @@ mod tests {
             ..level(999_000)
         };
         let keys: Vec<_> = wrong.problems().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["latency_share", "timeslice_target", "timeslice_minutes", "latency_ms", "window"]);
+        assert_eq!(keys, ["latency_share", "timeslice_target", "timeslice_s", "latency_ms", "window"]);
         let nothing = Level { success_ppm: None, ..level(999_000) };
         assert!(nothing.problems()[0].1.contains("one of them at least"));
     }

@@ -14,9 +14,7 @@ fn section(level: &Level) -> String {
     let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "{key} = {value}"); // into a String: cannot fail
     };
-    if let Some(success_ppm) = level.success_ppm {
-        line("target", share(success_ppm));
-    }
+    line("target", share(level.success_ppm.unwrap_or(0)));
     line("window", quoted(&level.window.name()));
     if let Window::Calendar { zone, .. } = level.window {
         line("zone", quoted(zone.name()));
@@ -26,7 +24,7 @@ fn section(level: &Level) -> String {
         line("latency_share", share(latency.share_ppm));
     }
     if let Some(slices) = level.slices {
-        line("timeslice_minutes", slices.minutes.to_string());
+        line("timeslice_s", (slices.minutes * 60).to_string());
         line("timeslice_target", share(slices.share_ppm));
     }
     line("min_events", level.min_events.to_string());
