@@ -151,7 +151,11 @@ mod tests {
         }
         let silent = Maintenance { reason: "  ".into(), ..entry("correction", "09T13:00:00", "09T14:00:00") };
         assert_eq!(silent.check(now, &[]).unwrap_err().0, "reason");
-        let far = Maintenance { starts_at: now + TimeDelta::days(400), ends_at: now + TimeDelta::days(401), ..entry("maintenance", "10T12:00:00", "10T13:00:00") };
+        let far = Maintenance {
+            starts_at: now + TimeDelta::days(400),
+            ends_at: now + TimeDelta::days(401),
+            ..entry("maintenance", "10T12:00:00", "10T13:00:00")
+        };
         assert_eq!(far.check(now, &[]).unwrap_err().0, "starts_at");
     }
 

@@ -11,6 +11,7 @@ pub mod create_invoice;
 pub mod demo;
 /// What does not agree, and what is decided about it.
 pub mod exceptions;
+pub mod exclude;
 /// Findings as CSV.
 pub mod export;
 /// A customer's invoices, over all customers with that address.

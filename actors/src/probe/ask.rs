@@ -40,7 +40,8 @@ pub(super) async fn ask(env: &Env, settings: &ProbeSettings, kind: Kind) -> Seen
 
 async fn http(settings: &ProbeSettings, limit: Duration) -> Result<Seen, String> {
     // A client of its own for each time: a probe is to make a connection, not to find one that is open.
-    let client = reqwest::Client::builder().timeout(limit).tls_info(true).redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(0);
+    let client =
+        reqwest::Client::builder().timeout(limit).tls_info(true).redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(0);
     let client = client.user_agent("EchoPilot-probe").build().map_err(|e| format!("the HTTP client cannot be built: {e}"))?;
     let mut response = client.get(&settings.target).send().await.map_err(|e| cause(&e))?;
     let certificate = response.extensions().get::<reqwest::tls::TlsInfo>().and_then(|info| info.peer_certificate().and_then(ends));

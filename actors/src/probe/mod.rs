@@ -117,7 +117,9 @@ impl Probe {
             system: "probes",
             ok: (state != State::Unknown).then_some(state == State::Up),
             severity: Severity::Critical,
-            value: seen.status.map_or_else(|| Some(format!("{} ms", seen.took_ms)), |status| Some(format!("status {status}, {} ms", seen.took_ms))),
+            value: seen
+                .status
+                .map_or_else(|| Some(format!("{} ms", seen.took_ms)), |status| Some(format!("status {status}, {} ms", seen.took_ms))),
             threshold: format!("{} as it should be, within {} s", self.expectation.kind.as_str(), self.settings.timeout_s),
             reason: format!("{}: {target}: {reason}", self.name),
         }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 pub use self::{
     money::at_risk,
     seed::judged_from,
-    stand::{Sample, detail, fired, push, report, standings},
+    stand::{Sample, detail, fired, push, report, report_of, standings},
 };
 use crate::{
     actor::{self, Probe, Probed, Reply},

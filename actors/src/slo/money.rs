@@ -38,7 +38,7 @@ pub async fn at_risk(env: &Env, stretches: &[(i64, i64)]) -> Result<Json> {
     let live = env.config().provider.mode.is_live();
     let (mut payments, mut cut): (BTreeMap<String, PaymentInTime>, bool) = (BTreeMap::new(), stretches.len() > STRETCHES);
     for (from, to) in stretches.iter().rev().take(STRETCHES) {
-        let found = env.store().payments_between(live, from * 60, to * 60, READ).await?;
+        let found = env.store().payments_in_time(live, from * 60, to * 60, READ).await?;
         cut |= i64::try_from(found.len()).unwrap_or(READ) >= READ;
         let found = found.into_iter().filter(|payment| trial.is_none() || payment.customer != trial); // our own trial payments
         payments.extend(found.map(|payment| (payment.id.clone(), payment)));

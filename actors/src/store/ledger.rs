@@ -178,7 +178,7 @@ impl Store {
     }
 
     /// Charges made in [from, to) (Unix seconds, the provider's clock): those the ledger has, and those known as objects only, e.g. as failed.
-    pub async fn payments_between(&self, livemode: bool, from: i64, to: i64, limit: i64) -> Result<Vec<PaymentInTime>> {
+    pub async fn payments_in_time(&self, livemode: bool, from: i64, to: i64, limit: i64) -> Result<Vec<PaymentInTime>> {
         let sql = "SELECT id, created, customer, amount, currency, status FROM provider_object
             WHERE kind = 'charge' AND livemode = ?1 AND created >= ?2 AND created < ?3
             UNION ALL SELECT source, at, customer, amount, currency, 'succeeded' FROM ledger l

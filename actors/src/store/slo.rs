@@ -36,7 +36,8 @@ impl Store {
     pub async fn put_minutes(&self, minutes: &[(Arc<str>, Minute)]) -> Result<()> {
         let mut batch = Batch::new();
         for (service, m) in minutes {
-            let params = vec![service.clone().into(), m.minute.into(), count(m.total), count(m.bad), count(m.slow), m.latency.encode().into()];
+            let params =
+                vec![service.clone().into(), m.minute.into(), count(m.total), count(m.bad), count(m.slow), m.latency.encode().into()];
             batch = batch.sql(UPSERT, params);
         }
         self.engine.write(batch).await.map(|_| ())
@@ -119,9 +120,10 @@ impl Store {
         }
         let (from, to) = (hour * 60, hour * 60 + 60);
         let counts: Vec<Counts> = track.counts(from, to).collect();
-        let batch = Batch::new()
-            .sql(FOLD, vec![service.into(), hour.into(), pack(&counts).into(), latency.encode().into()])
-            .sql("DELETE FROM slo_minute WHERE service = ?1 AND minute >= ?2 AND minute < ?3", vec![service.into(), from.into(), to.into()]);
+        let batch = Batch::new().sql(FOLD, vec![service.into(), hour.into(), pack(&counts).into(), latency.encode().into()]).sql(
+            "DELETE FROM slo_minute WHERE service = ?1 AND minute >= ?2 AND minute < ?3",
+            vec![service.into(), from.into(), to.into()],
+        );
         self.engine.write(batch).await.map(|_| ())
     }
 
@@ -145,7 +147,13 @@ impl Store {
         let rows = self.engine.read("SELECT name, state, at, changed_at, body FROM probe ORDER BY name", vec![]).await?;
         rows.iter()
             .map(|r| {
-                Ok(ProbeRow { name: r.text(0)?.to_owned(), state: r.text(1)?.to_owned(), at: r.time(2)?, changed_at: r.time(3)?, body: r.json(4)? })
+                Ok(ProbeRow {
+                    name: r.text(0)?.to_owned(),
+                    state: r.text(1)?.to_owned(),
+                    at: r.time(2)?,
+                    changed_at: r.time(3)?,
+                    body: r.json(4)?,
+                })
             })
             .collect()
     }

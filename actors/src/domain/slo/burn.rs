@@ -213,7 +213,9 @@ pub fn fired_between<M: Into<Counts>>(level: &Level, minutes: impl IntoIterator<
     let mut fired = Vec::new();
     for indicator in Indicator::of(level) {
         let promise = Promise::new(level, indicator, now);
-        let series = Series::new(minutes.iter().copied(), since.saturating_sub(Tier::ALL[3].long_minutes), now, level.slices, |m| indicator.counters(m));
+        let series = Series::new(minutes.iter().copied(), since.saturating_sub(Tier::ALL[3].long_minutes), now, level.slices, |m| {
+            indicator.counters(m)
+        });
         let mut note = |severity, long, short, fires: &dyn Fn(i64) -> bool| {
             let ends: Vec<i64> = (since.saturating_add(1)..=now).filter(|end| fires(*end)).collect();
             let (Some(first_minute), Some(last_minute)) = (ends.first().copied(), ends.last().copied()) else { return };
@@ -228,7 +230,13 @@ pub fn fired_between<M: Into<Counts>>(level: &Level, minutes: impl IntoIterator<
 }
 
 /// (minute, bad so far, events so far) of the present window at the end of each `step` minutes: the chart of the budget burning down.
-pub fn burn_down<M: Into<Counts>>(level: &Level, minutes: impl IntoIterator<Item = M>, now: i64, latency: bool, step: i64) -> Vec<(i64, u64, u64)> {
+pub fn burn_down<M: Into<Counts>>(
+    level: &Level,
+    minutes: impl IntoIterator<Item = M>,
+    now: i64,
+    latency: bool,
+    step: i64,
+) -> Vec<(i64, u64, u64)> {
     let indicator = if latency { Indicator::Latency } else { Indicator::Availability };
     let minutes: Vec<Counts> = minutes.into_iter().map(Into::into).collect();
     let (promise, series) = series(level, &minutes, indicator, now);

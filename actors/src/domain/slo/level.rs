@@ -210,11 +210,19 @@ mod tests {
 
     #[test]
     fn a_window_is_read_as_it_is_written() {
-        for (text, name, days) in [("30d", "30d", 30), ("4w", "28d", 28), (" month ", "month", 31), ("quarter", "quarter", 92), ("week", "week", 7)] {
+        for (text, name, days) in
+            [("30d", "30d", 30), ("4w", "28d", 28), (" month ", "month", 31), ("quarter", "quarter", 92), ("week", "week", 7)]
+        {
             let window = Window::parse(text, Tz::UTC).unwrap();
             assert_eq!((window.name().as_str(), window.days()), (name, days));
         }
-        for (wrong, says) in [("0d", "between 1 and 92"), ("93d", "between 1 and 92"), ("soon", "30d, 4w, week"), ("", "no window"), ("99999999999999999999w", "no window")] {
+        for (wrong, says) in [
+            ("0d", "between 1 and 92"),
+            ("93d", "between 1 and 92"),
+            ("soon", "30d, 4w, week"),
+            ("", "no window"),
+            ("99999999999999999999w", "no window"),
+        ] {
             assert!(Window::parse(wrong, Tz::UTC).unwrap_err().contains(says), "{wrong}");
         }
     }

@@ -77,7 +77,8 @@ fn cut(cells: &mut [Option<(u64, u64)>], from: i64, slices: Slices) {
     let (before, whole) = cells.split_at_mut(skip);
     before.fill(None);
     for slice in whole.chunks_mut(length) {
-        let (bad, total) = slice.iter().flatten().fold((0u64, 0u64), |(b, t), (bad, total)| (b.saturating_add(*bad), t.saturating_add(*total)));
+        let (bad, total) =
+            slice.iter().flatten().fold((0u64, 0u64), |(b, t), (bad, total)| (b.saturating_add(*bad), t.saturating_add(*total)));
         let whole = slice.len() == length && total > 0;
         let good = u128::from(total.saturating_sub(bad)) * u128::from(PPM) >= u128::from(slices.share_ppm) * u128::from(total);
         slice.fill(None);
@@ -131,11 +132,19 @@ mod tests {
 
     #[test]
     fn a_slice_is_one_event_at_its_last_minute_and_an_unfinished_one_is_none() {
-        let minutes = [(10, 1, 100), (13, 0, 1), (14, 1, 1), (15, 0, 50), (20, 9, 9)].map(|(minute, bad, total)| Counts { minute, bad, total, slow: 0 });
+        let minutes = [(10, 1, 100), (13, 0, 1), (14, 1, 1), (15, 0, 50), (20, 9, 9)].map(|(minute, bad, total)| Counts {
+            minute,
+            bad,
+            total,
+            slow: 0,
+        });
         let slices = Slices { minutes: 5, share_ppm: 980_000 };
         let series = Series::new(minutes, 8, 22, Some(slices), |m| (m.bad, m.total));
         // [10, 15) has 2 bad of 102: exactly 98.04 % good. [15, 20) is good. [20, 25) has not ended.
-        assert_eq!((series.window(14, 100), series.window(15, 100), series.window(20, 100), series.window(22, 100)), ((0, 0), (0, 1), (0, 2), (0, 2)));
+        assert_eq!(
+            (series.window(14, 100), series.window(15, 100), series.window(20, 100), series.window(22, 100)),
+            ((0, 0), (0, 1), (0, 2), (0, 2))
+        );
         let strict = Series::new(minutes, 8, 22, Some(Slices { share_ppm: 981_000, ..slices }), |m| (m.bad, m.total));
         assert_eq!(strict.window(22, 100), (1, 2));
     }

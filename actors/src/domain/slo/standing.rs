@@ -107,11 +107,8 @@ fn excluded_until(excluded: &[Excluded], now: i64) -> i64 {
 }
 
 fn verdict(level: &Level, sum: &Counts, report: &Report, absence: &Absence) -> (Status, &'static str, String) {
-    let (status, rule, clause) = if level.slices.is_some() {
-        of_slices(report)
-    } else {
-        decide(level, sum, &format!("in the window ({})", level.window.name()))
-    };
+    let (status, rule, clause) =
+        if level.slices.is_some() { of_slices(report) } else { decide(level, sum, &format!("in the window ({})", level.window.name())) };
     if status == Status::Fail {
         return (status, rule, clause);
     }
@@ -125,7 +122,8 @@ fn verdict(level: &Level, sum: &Counts, report: &Report, absence: &Absence) -> (
         }
         if objective.absolute.firing {
             let absolute = &objective.absolute;
-            let clause = format!("{}: {} bad and only {} good events in the last {}", objective.name, absolute.bad, absolute.good, absolute.window);
+            let clause =
+                format!("{}: {} bad and only {} good events in the last {}", objective.name, absolute.bad, absolute.good, absolute.window);
             return (Status::Fail, "absolute", clause);
         }
     }
@@ -144,7 +142,8 @@ fn of_slices(report: &Report) -> (Status, &'static str, String) {
     for objective in &report.objectives {
         let allowed_ppm = super::PPM - objective.target_ppm;
         if u128::from(objective.bad) * u128::from(super::PPM) > u128::from(allowed_ppm) * u128::from(objective.n) {
-            let clause = format!("{} of {} slices were bad, more than the {} % allowed", objective.bad, objective.n, allowed_ppm as f64 / 1e4);
+            let clause =
+                format!("{} of {} slices were bad, more than the {} % allowed", objective.bad, objective.n, allowed_ppm as f64 / 1e4);
             return (Status::Fail, rule(objective.name), clause);
         }
     }

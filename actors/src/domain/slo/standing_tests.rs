@@ -18,7 +18,14 @@ fn one(minute: i64, total: u64, bad: u64) -> Counts {
 }
 
 fn excluded(from: i64, until: i64) -> Excluded {
-    Excluded { id: "mnt_1".into(), kind: "maintenance".into(), from: NOW - from, until: NOW - until, reason: "move".into(), author: "kim".into() }
+    Excluded {
+        id: "mnt_1".into(),
+        kind: "maintenance".into(),
+        from: NOW - from,
+        until: NOW - until,
+        reason: "move".into(),
+        author: "kim".into(),
+    }
 }
 
 fn judged(level: &Level, minutes: Vec<Counts>) -> Standing {
@@ -90,8 +97,9 @@ fn chance_alone_pages_nobody_in_a_month_of_few_events() {
     for (rate_ppm, most) in [(500, 0), (1000, 1)] {
         let mut pages = 0;
         for _ in 0..8 {
-            let rows: Vec<Counts> =
-                (NOW - 43_200..NOW).filter_map(|minute| (next() % 6 == 0).then(|| one(minute, 1, u64::from(next() % 1_000_000 < rate_ppm)))).collect();
+            let rows: Vec<Counts> = (NOW - 43_200..NOW)
+                .filter_map(|minute| (next() % 6 == 0).then(|| one(minute, 1, u64::from(next() % 1_000_000 < rate_ppm))))
+                .collect();
             let fired = super::super::fired_between(&level(999_000), rows, NOW - 43_000, NOW);
             pages += fired.iter().filter(|f| f.severity == "page").count();
         }
@@ -120,7 +128,10 @@ fn excluded_minutes_count_neither_for_nor_against_and_stay_visible() {
     assert_eq!((after.verdict.status, after.verdict.n, after.verdict.bad), (Status::Pass, 294_000, 0), "{}", after.verdict.clause);
     assert_eq!((after.excluded_events, after.excluded_bad, after.excluded.len(), after.severity()), (6000, 6000, 1, None));
     let shown = after.to_json();
-    assert_eq!((&shown["excluded"][0]["reason"], &shown["excluded"][0]["minutes"], &shown["status"]), (&json!("move"), &json!(60), &json!("PASS")));
+    assert_eq!(
+        (&shown["excluded"][0]["reason"], &shown["excluded"][0]["minutes"], &shown["status"]),
+        (&json!("move"), &json!(60), &json!("PASS"))
+    );
 }
 
 #[test]
@@ -146,6 +157,14 @@ fn slices_of_time_weigh_a_busy_and_a_quiet_minute_alike() {
     let slices = judged(&Level { slices: Some(Slices { minutes: 1, share_ppm: 950_000 }), ..level(990_000) }, rows);
     assert_eq!((events.verdict.status, slices.verdict.status), (Status::Fail, Status::Pass), "{}", slices.verdict.clause);
     assert_eq!((slices.report.objectives[0].n, slices.report.objectives[0].bad, slices.report.objectives[0].budget.total), (1440, 1, 14));
-    let outage = judged(&Level { slices: Some(Slices { minutes: 5, share_ppm: 950_000 }), ..level(990_000) }, [minutes(1440, 60, 10, 0), minutes(60, 0, 10, 10)].concat());
-    assert_eq!((outage.verdict.rule, outage.severity(), outage.report.objectives[0].bad), ("success_rate", Some("page"), 12), "{}", outage.verdict.clause);
+    let outage = judged(
+        &Level { slices: Some(Slices { minutes: 5, share_ppm: 950_000 }), ..level(990_000) },
+        [minutes(1440, 60, 10, 0), minutes(60, 0, 10, 10)].concat(),
+    );
+    assert_eq!(
+        (outage.verdict.rule, outage.severity(), outage.report.objectives[0].bad),
+        ("success_rate", Some("page"), 12),
+        "{}",
+        outage.verdict.clause
+    );
 }

@@ -99,7 +99,15 @@ impl Promise {
     pub(super) fn new(level: &Level, indicator: Indicator, now: i64) -> Self {
         let (from, until) = level.window.at(now);
         let min_events = if level.slices.is_some() { 0 } else { level.min_events };
-        Self { indicator, budget_ppm: indicator.budget_ppm(level), period: level.window.days() * 1440, from, until, min_events, few: level.min_events }
+        Self {
+            indicator,
+            budget_ppm: indicator.budget_ppm(level),
+            period: level.window.days() * 1440,
+            from,
+            until,
+            min_events,
+            few: level.min_events,
+        }
     }
 
     pub(super) fn tiers(&self) -> impl Iterator<Item = Tier> + use<> {

@@ -146,7 +146,8 @@ impl<'a> Import<'a> {
             tier.long == lookback && tier.severity == severity && fits && short
         });
         if !is_ours || !matches!(op, "gt") || !matches!(after, "0m" | "0s" | "0h") {
-            let tiers: Vec<String> = Tier::ALL.iter().map(|t| format!("{} {}/{} {} %", t.severity, t.long, t.short, t.budget_percent)).collect();
+            let tiers: Vec<String> =
+                Tier::ALL.iter().map(|t| format!("{} {}/{} {} %", t.severity, t.long, t.short, t.budget_percent)).collect();
             let what = format!(
                 "{op} {threshold} over {lookback}, {severity}, after {after}: not supported, left out; the tiers are {}",
                 tiers.join(", ")
@@ -200,7 +201,9 @@ impl<'a> Import<'a> {
         let with_slices = match spec.text("budgetingMethod")? {
             Some("Occurrences") => false,
             Some("Timeslices") => true,
-            Some("RatioTimeslices") => return Err(spec.error("budgetingMethod", "RatioTimeslices is not supported: Occurrences or Timeslices")),
+            Some("RatioTimeslices") => {
+                return Err(spec.error("budgetingMethod", "RatioTimeslices is not supported: Occurrences or Timeslices"));
+            }
             _ => return Err(spec.error("budgetingMethod", "must be Occurrences or Timeslices")),
         };
         let is_threshold = self.indicator(&mut spec, annotations.contains_key(SERVICE))?;
@@ -256,7 +259,10 @@ impl<'a> Import<'a> {
             }
             (None, Some(name)) => {
                 let sli = self.slis.get(name).copied();
-                Fields::of(sli.ok_or_else(|| spec.error("indicatorRef", &format!("there is no SLI named {name}")))?, format!("SLI {name}: spec"))?
+                Fields::of(
+                    sli.ok_or_else(|| spec.error("indicatorRef", &format!("there is no SLI named {name}")))?,
+                    format!("SLI {name}: spec"),
+                )?
             }
             (Some(_), Some(_)) => return Err(spec.error("indicatorRef", "must not stand beside indicator")),
             (None, None) => return Err(spec.error("indicator", "is missing, and so is indicatorRef")),
@@ -308,7 +314,8 @@ impl<'a> Import<'a> {
             (Some(_), Some(_)) => return Err(objective.error("targetPercent", "must not stand beside target")),
             (None, None) => return Err(objective.error("target", "is missing, and so is targetPercent")),
         };
-        let share_ppm = share_ppm.ok_or_else(|| objective.error("target", "must be at least 0 and below 1: a target of 100 % leaves no budget"))?;
+        let share_ppm =
+            share_ppm.ok_or_else(|| objective.error("target", "must be at least 0 and below 1: a target of 100 % leaves no budget"))?;
         let slice_target = objective.number("timeSliceTarget")?;
         let slice_window = objective.text("timeSliceWindow")?;
         let slices = if with_slices {
@@ -358,7 +365,8 @@ fn time_window(spec: &mut Fields<'_>) -> Result<Window, String> {
     if window.flag("isRolling")?.unwrap_or(calendar.is_none()) {
         let days = minutes(duration).filter(|minutes| minutes % 1440 == 0).map(|minutes| minutes / 1440);
         let days = days.filter(|days| (1..=MAX_WINDOW_DAYS).contains(days));
-        let days = days.ok_or_else(|| window.error("duration", &format!("must be 1d to {MAX_WINDOW_DAYS}d in whole days, not {duration}")))?;
+        let days =
+            days.ok_or_else(|| window.error("duration", &format!("must be 1d to {MAX_WINDOW_DAYS}d in whole days, not {duration}")))?;
         return Ok(Window::Rolling { days });
     }
     let unit = match duration {

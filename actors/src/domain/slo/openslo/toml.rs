@@ -10,6 +10,9 @@ pub fn to_toml(levels: &[Level]) -> String {
 }
 
 fn section(level: &Level) -> String {
+    if let Some(seed) = seed(level) {
+        return seed;
+    }
     let mut text = format!("[objectives.{}]\nservice = {}\n", key(&level.name), quoted(&level.service));
     let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "{key} = {value}"); // into a String: cannot fail
@@ -30,6 +33,18 @@ fn section(level: &Level) -> String {
     line("min_events", level.min_events.to_string());
     line("no_data", level.no_data.to_string());
     text
+}
+
+/// The objective of the own API is the section `[slo]`, as far as that can say it.
+fn seed(level: &Level) -> Option<String> {
+    let (Window::Rolling { days }, Some(latency), Some(success_ppm)) = (level.window, level.latency, level.success_ppm) else {
+        return None;
+    };
+    let is_seed = level.name == "api" && level.service == "api" && latency.share_ppm == 950_000 && level.slices.is_none();
+    is_seed.then(|| {
+        let (ms, share, min_events) = (latency.ms, share(success_ppm), level.min_events);
+        format!("[slo]\np95_ms = {ms}\nsuccess_rate = {share}\nmin_events = {min_events}\nperiod_days = {days}\n")
+    })
 }
 
 /// A float in TOML has a point.
