@@ -288,3 +288,6 @@ async fn sums(env: &Env, tracks: &Tracks, taken: &crate::meter::Counted, latency
     }
     Ok(sums)
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ mod faults;
 mod finance;
 mod ingest;
 mod interop;
+mod levels;
 mod metrics;
 mod money;
 mod oracle;

@@ -43,9 +43,9 @@ pub(crate) struct Judge {
     window: Option<String>,
     #[arg(long)]
     min_events: Option<u64>,
-    /// Judge at the start of this minute (RFC 3339); else after the last one in the file.
+    /// Judge at the start of this minute (RFC 3339); else after the last one in the file. Given several times it is one JSON object for each.
     #[arg(long)]
-    at: Option<DateTime<Utc>>,
+    at: Vec<DateTime<Utc>>,
     /// Judge from then on, each so many minutes, up to `--at`: one JSON object for each.
     #[arg(long, requires = "every")]
     from: Option<DateTime<Utc>>,
@@ -93,13 +93,18 @@ pub(super) fn judge(invocation: &Invocation, arguments: &Judge) -> Result<Outcom
     let minutes = read(&arguments.minutes)?;
     let first = minutes.iter().map(|m| m.minute).min().unwrap_or(0);
     let minute = |at: DateTime<Utc>| at.timestamp().div_euclid(60);
-    let end = arguments.at.map_or_else(|| minutes.iter().map(|m| m.minute + 1).max().unwrap_or(0), minute);
+    let last = arguments.at.last().copied();
+    let end = last.map_or_else(|| minutes.iter().map(|m| m.minute + 1).max().unwrap_or(0), minute);
     let at = |now: i64| stand(&level, minutes.iter().copied().filter(|m| m.minute < now), &[], first, now);
     if let (Some(from), Some(every)) = (arguments.from, arguments.every) {
         let every = usize::try_from(every).unwrap_or(1);
         for now in (minute(from)..=end).step_by(every) {
             say(brief(&at(now), now).to_string());
         }
+        return Ok(Outcome::of(true));
+    }
+    if arguments.at.len() > 1 {
+        arguments.at.iter().map(|now| minute(*now)).for_each(|now| say(brief(&at(now), now).to_string()));
         return Ok(Outcome::of(true));
     }
     let standing = at(end);
