@@ -270,7 +270,8 @@ impl PushSettings {
         if !push::is_name(name) {
             return Err(format!("pushes.{name}: a name has lowercase letters, digits and - _ . only: it is part of the ping URL"));
         }
-        push::Plan::new(self.every_s, self.schedule.as_deref(), self.zone.as_deref(), self.grace_s).map_err(|e| format!("pushes.{name}: {e}"))
+        push::Plan::new(self.every_s, self.schedule.as_deref(), self.zone.as_deref(), self.grace_s)
+            .map_err(|e| format!("pushes.{name}: {e}"))
     }
 }
 

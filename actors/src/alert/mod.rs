@@ -2,6 +2,9 @@
 //! journal entry before anybody is told. When it dies, its replacement reads the state back, so a restart neither forgets nor
 //! repeats an alert.
 
+mod delivery;
+mod pushes;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -65,6 +68,9 @@ pub struct Alerts;
 
 pub struct State {
     env: Env,
+    /// Hands messages to the channels; ends with the state.
+    _delivery: tokio::task::JoinSet<()>,
+    wake: std::sync::Arc<tokio::sync::Notify>,
     /// By fingerprint; `None` until the store has been read.
     alerts: Option<BTreeMap<String, Alert>>,
 }
@@ -75,7 +81,10 @@ impl Actor for Alerts {
     type Arguments = Env;
 
     async fn pre_start(&self, _: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
-        Ok(State { env, alerts: None })
+        let wake = std::sync::Arc::new(tokio::sync::Notify::new());
+        let mut delivery = tokio::task::JoinSet::new();
+        delivery.spawn(delivery::run(env.clone(), wake.clone()));
+        Ok(State { env, _delivery: delivery, wake, alerts: None })
     }
 
     async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -128,6 +137,8 @@ impl State {
             changed.extend(alert);
         }
         env.store().put_alerts(&changed, now, facts, &[]).await?;
+        self.wake.notify_one();
+        let alerts = self.load().await?;
         for (alert, word) in lines {
             tracing::warn!(actor = NOUN, alert = alert.name, severity = alert.severity.as_str(), reason = alert.reason, "{word}");
         }

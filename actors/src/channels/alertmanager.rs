@@ -78,7 +78,10 @@ mod tests {
         let fires = alert(&line("disk"), "https://ops.example/alerts", now);
         assert_eq!(fires["labels"], json!({"alertname": "disk", "mount": "/srv", "system": "resources"}));
         assert_eq!((&fires["startsAt"], &fires["endsAt"]), (&json!("2026-03-01T10:00:00.000Z"), &json!("2026-03-01T12:15:00.000Z")));
-        assert_eq!((&fires["annotations"]["what_to_do"], &fires["annotations"]["severity"]), (&json!("Make room: `du -x /srv`."), &json!("critical")));
+        assert_eq!(
+            (&fires["annotations"]["what_to_do"], &fires["annotations"]["severity"]),
+            (&json!("Make room: `du -x /srv`."), &json!("critical"))
+        );
         let over = Line { resolved: true, until: Some("2026-03-01T11:00:00Z".parse().unwrap()), ..line("disk") };
         assert_eq!(alert(&over, "", now)["endsAt"], "2026-03-01T11:00:00.000Z");
     }

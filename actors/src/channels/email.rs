@@ -121,8 +121,9 @@ async fn connect(settings: &EmailChannel, password: Option<&str>) -> Result<Asyn
     let parameters = if encrypted { Some(parameters(settings).await?) } else { None };
     let from_the_start = parameters.clone().filter(|_| settings.tls == "tls");
     let limit = Some(Duration::from_secs(settings.timeout_s));
-    let mut connection =
-        AsyncSmtpConnection::connect_tokio1((settings.host.as_str(), settings.port), limit, &hello, from_the_start, None).await.map_err(failed)?;
+    let mut connection = AsyncSmtpConnection::connect_tokio1((settings.host.as_str(), settings.port), limit, &hello, from_the_start, None)
+        .await
+        .map_err(failed)?;
     if let Some(parameters) = parameters.filter(|_| settings.tls == "starttls") {
         if !connection.can_starttls() {
             let error = "the server offers no STARTTLS, and nothing is sent in the clear".to_owned();
@@ -141,7 +142,8 @@ async fn parameters(settings: &EmailChannel) -> Result<TlsParameters, Failure> {
     let mut builder = TlsParameters::builder(settings.host.clone());
     if !settings.ca_file.as_os_str().is_empty() {
         let path = settings.ca_file.display();
-        let pem = tokio::fs::read(&settings.ca_file).await.map_err(|e| Failure::permanent(format!("channels.email.ca_file {path}: {e}")))?;
+        let pem =
+            tokio::fs::read(&settings.ca_file).await.map_err(|e| Failure::permanent(format!("channels.email.ca_file {path}: {e}")))?;
         let authority = Certificate::from_pem(&pem).map_err(|e| Failure::permanent(format!("channels.email.ca_file {path}: {e}")))?;
         builder = builder.add_root_certificate(authority);
     }
@@ -203,7 +205,8 @@ fn compose(message: &Message, from: &Mailbox, to: &[Mailbox]) -> Result<Mail, Fa
         mail = mail.in_reply_to(thread.clone()).references(thread);
     }
     let html = html(message).map_err(|e| Failure::permanent(format!("the mail cannot be written: {e}")))?;
-    mail.multipart(MultiPart::alternative_plain_html(text(message), html)).map_err(|e| Failure::permanent(format!("the mail cannot be put together: {e}")))
+    mail.multipart(MultiPart::alternative_plain_html(text(message), html))
+        .map_err(|e| Failure::permanent(format!("the mail cannot be put together: {e}")))
 }
 
 fn html(message: &Message) -> Result<String, askama::Error> {
@@ -213,7 +216,8 @@ fn html(message: &Message) -> Result<String, askama::Error> {
         facts: facts(line, message.at),
         links: links(line).into_iter().map(|(word, link)| (word, link.to_owned())).collect(),
     });
-    Html { title: subject(message), byline: byline(message), alerts: shown.collect(), more: message.more, url: message.url.clone() }.render()
+    Html { title: subject(message), byline: byline(message), alerts: shown.collect(), more: message.more, url: message.url.clone() }
+        .render()
 }
 
 #[cfg(test)]
@@ -236,7 +240,13 @@ mod tests {
         assert!(mail.is_ascii());
         let thread = mail.lines().find(|l| l.starts_with("References: ")).unwrap().to_owned();
         assert!(thread.starts_with("References: <thread-") && thread.ends_with("@shop.example>"));
-        for part in ["Message-ID: <ntf_0190@shop.example>", "Auto-Submitted: auto-generated", "Date: Sun, 01 Mar 2026 12:05:00 +0000", "text/plain", "text/html"] {
+        for part in [
+            "Message-ID: <ntf_0190@shop.example>",
+            "Auto-Submitted: auto-generated",
+            "Date: Sun, 01 Mar 2026 12:05:00 +0000",
+            "text/plain",
+            "text/html",
+        ] {
             assert!(mail.contains(part), "{part} is not in\n{mail}");
         }
         let again = composed(&Message { id: "ntf_2".into(), ..message(Kind::Resolved, Vec::new()) });
@@ -256,7 +266,11 @@ mod tests {
     #[test]
     fn one_recipient_who_is_refused_keeps_the_mail_from_nobody_else() {
         let refused = |retryable| Failure { retryable, status: Some(550), error: "x: no".into(), ..Failure::default() };
-        let told = |accepted: &[&str], refused: Vec<Failure>| Told { accepted: accepted.iter().map(|t| (*t).to_owned()).collect(), refused, answer: None };
+        let told = |accepted: &[&str], refused: Vec<Failure>| Told {
+            accepted: accepted.iter().map(|t| (*t).to_owned()).collect(),
+            refused,
+            answer: None,
+        };
         assert_eq!(told(&["a"], vec![refused(false)]).judged(&[]).unwrap().note.as_deref(), Some("x: no"));
         let later = told(&["a"], vec![refused(true)]).judged(&[]).unwrap_err();
         assert!(later.retryable && later.accepted == ["a"]);

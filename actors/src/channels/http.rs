@@ -87,7 +87,19 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_tried_again_and_what_is_wrong_is_not() {
-        for (status, again) in [(408, true), (425, true), (429, true), (500, true), (503, true), (599, true), (400, false), (401, false), (404, false), (410, false), (302, false)] {
+        for (status, again) in [
+            (408, true),
+            (425, true),
+            (429, true),
+            (500, true),
+            (503, true),
+            (599, true),
+            (400, false),
+            (401, false),
+            (404, false),
+            (410, false),
+            (302, false),
+        ] {
             assert_eq!(may_pass(status), again, "{status}");
         }
     }
@@ -95,7 +107,14 @@ mod tests {
     #[test]
     fn the_wait_is_read_as_seconds_or_as_a_date_and_is_bounded() {
         let now = "2026-03-01T12:00:00Z".parse().unwrap();
-        for (text, seconds) in [("7", Some(7)), ("Sun, 01 Mar 2026 12:00:30 GMT", Some(30)), ("Sun, 01 Mar 2026 11:00:00 GMT", Some(0)), ("99999999", Some(3600)), ("soon", None), ("-1", None)] {
+        for (text, seconds) in [
+            ("7", Some(7)),
+            ("Sun, 01 Mar 2026 12:00:30 GMT", Some(30)),
+            ("Sun, 01 Mar 2026 11:00:00 GMT", Some(0)),
+            ("99999999", Some(3600)),
+            ("soon", None),
+            ("-1", None),
+        ] {
             assert_eq!(wait(text, now), seconds.map(Duration::from_secs), "{text}");
         }
     }

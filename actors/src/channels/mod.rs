@@ -45,7 +45,8 @@ pub struct Channel {
 }
 
 /// Every channel.
-pub const ALL: [Channel; 7] = [email::CHANNEL, slack::CHANNEL, telegram::CHANNEL, webhook::CHANNEL, alertmanager::CHANNEL, pagerduty::CHANNEL, ntfy::CHANNEL];
+pub const ALL: [Channel; 7] =
+    [email::CHANNEL, slack::CHANNEL, telegram::CHANNEL, webhook::CHANNEL, alertmanager::CHANNEL, pagerduty::CHANNEL, ntfy::CHANNEL];
 
 impl Channel {
     pub fn named(name: &str) -> Option<&'static Self> {
@@ -137,10 +138,13 @@ pub async fn refresh(context: Context<'_>, alerts: &[Line], url: &str) -> Result
 
 /// The text without what must not be kept or shown.
 fn clean(text: &str, secrets: &Secrets) -> String {
-    secrets.channels.values().flat_map(|secret| secret.expose_secret().split(',')).map(str::trim).filter(|secret| secret.len() >= 8).fold(
-        text.to_owned(),
-        |text, secret| if text.contains(secret) { text.replace(secret, "***") } else { text },
-    )
+    secrets
+        .channels
+        .values()
+        .flat_map(|secret| secret.expose_secret().split(','))
+        .map(str::trim)
+        .filter(|secret| secret.len() >= 8)
+        .fold(text.to_owned(), |text, secret| if text.contains(secret) { text.replace(secret, "***") } else { text })
 }
 
 /// The secret of that variable, trimmed.
@@ -171,7 +175,10 @@ mod tests {
             assert!(channel.per_minute(config) >= 10);
             assert_eq!(Channel::named(channel.name).map(|c| c.name), Some(channel.name));
         }
-        assert_eq!(Channel::named("email").unwrap().missing(config, secrets), ["channels.email.host", "channels.email.from", "channels.email.to"]);
+        assert_eq!(
+            Channel::named("email").unwrap().missing(config, secrets),
+            ["channels.email.host", "channels.email.from", "channels.email.to"]
+        );
     }
 
     #[test]

@@ -76,7 +76,10 @@ mod tests {
     #[test]
     fn a_push_has_its_priority_its_clicks_and_no_more_bytes_than_fit() {
         let one = body("ops", &message(Kind::Firing, vec![line("disk")]));
-        assert_eq!((&one["priority"], &one["tags"][0], &one["click"]), (&json!(5), &json!("rotating_light"), &json!("https://ops.example/alerts")));
+        assert_eq!(
+            (&one["priority"], &one["tags"][0], &one["click"]),
+            (&json!(5), &json!("rotating_light"), &json!("https://ops.example/alerts"))
+        );
         assert_eq!(one["actions"].as_array().unwrap().len(), 2);
         assert_eq!(body("ops", &message(Kind::Resolved, vec![line("disk")]))["priority"], 2);
         let many = body("ops", &message(Kind::Digest, vec![line("ünïcödé"); 50]));

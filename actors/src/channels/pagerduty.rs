@@ -80,12 +80,20 @@ fn closing(key: &str, message: &Message) -> Json {
 }
 
 fn about(line: &Line, message: &Message) -> Json {
-    facts(line, message.at).into_iter().map(|Fact { label, text }| (label.to_owned(), Json::from(cut(&text, FACT)))).collect::<Map<_, _>>().into()
+    facts(line, message.at)
+        .into_iter()
+        .map(|Fact { label, text }| (label.to_owned(), Json::from(cut(&text, FACT))))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 /// The group's key, or its digest where that would be too long.
 fn dedup_key(group: &str) -> String {
-    if group.chars().count() <= DEDUP_KEY { group.to_owned() } else { files::hex(digest::digest(&digest::SHA256, group.as_bytes()).as_ref()) }
+    if group.chars().count() <= DEDUP_KEY {
+        group.to_owned()
+    } else {
+        files::hex(digest::digest(&digest::SHA256, group.as_bytes()).as_ref())
+    }
 }
 
 /// The host that the page is on.

@@ -71,7 +71,8 @@ mod tests {
         let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
         let made = signature(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, "{\"test\": 2432232314}").unwrap();
         assert_eq!(made, expected);
-        let two = signature(&format!("{secret}, whsec_AAAA"), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, "{\"test\": 2432232314}").unwrap();
+        let two =
+            signature(&format!("{secret}, whsec_AAAA"), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, "{\"test\": 2432232314}").unwrap();
         assert!(two.starts_with(&format!("{expected} v1,")), "{two}");
         assert!(signature("whsec_not base64", "a", 1, "b").unwrap_err().contains("openssl rand"));
     }

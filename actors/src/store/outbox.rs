@@ -78,9 +78,14 @@ pub struct DeliveryAttempt {
 /// What an attempt came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivered {
-    Sent { reference: Option<String> },
+    Sent {
+        reference: Option<String>,
+    },
     /// Again at this time.
-    Again { next_at: DateTime<Utc>, accepted: Vec<String> },
+    Again {
+        next_at: DateTime<Utc>,
+        accepted: Vec<String>,
+    },
     /// Given up.
     Dead,
 }
@@ -127,6 +132,12 @@ impl Store {
         if batch.0.is_empty() { Ok(()) } else { self.engine.write(batch).await.map(|_| ()) }
     }
 
+    /// Writes a message down together with its only attempt.
+    pub async fn put_ended_notification(&self, message: &NewNotification, attempt: &DeliveryAttempt, came_to: &Delivered) -> Result<()> {
+        let batch = attempted(message.put(Batch::new())?, &message.id(), attempt, came_to);
+        self.engine.write(batch).await.map(|_| ())
+    }
+
     /// What is due for a channel, oldest first. Of one group only the oldest: what ends must not be told before what began.
     pub async fn due_notifications(&self, channel: &str, now: DateTime<Utc>, limit: i64) -> Result<Vec<NotificationRow>> {
         let sql = select!(
@@ -147,47 +158,7 @@ impl Store {
 
     /// Writes an attempt down with what it came to, in one commit with the journal. An end that was written before stays.
     pub async fn delivery_attempted(&self, id: &str, attempt: &DeliveryAttempt, came_to: &Delivered) -> Result<()> {
-        let (state, next_at, reference, accepted) = match came_to {
-            Delivered::Sent { reference } => ("sent", attempt.at, reference.clone(), None),
-            Delivered::Again { next_at, accepted } => ("queued", *next_at, None, Some(json!(accepted))),
-            Delivered::Dead => ("dead", attempt.at, None, None),
-        };
-        let sent_at = attempt.ok.then_some(attempt.at);
-        let update = "UPDATE notification SET state = ?2, next_at = ?3, attempts = ?4, sent_at = ?5, reference = ?6, error = ?7,
-            accepted = COALESCE(?8, accepted) WHERE id = ?1 AND state = 'queued'";
-        let params = vec![
-            id.into(),
-            state.into(),
-            next_at.into(),
-            attempt.attempt.into(),
-            sent_at.into(),
-            reference.into(),
-            attempt.error.clone().into(),
-            accepted.as_ref().into(),
-        ];
-        let row = "INSERT INTO delivery_attempt (notification, attempt, at, took_ms, ok, status, error) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-            ON CONFLICT (notification, attempt) DO NOTHING";
-        let status = attempt.status.map(i64::from);
-        let values = vec![
-            id.into(),
-            attempt.attempt.into(),
-            attempt.at.into(),
-            attempt.took_ms.into(),
-            attempt.ok.into(),
-            status.into(),
-            attempt.error.clone().into(),
-        ];
-        let mut batch = Batch::new().guard(update, params).sql(row, values);
-        let kind = match came_to {
-            Delivered::Sent { .. } => Some("notification.sent"),
-            Delivered::Dead => Some("notification.given_up"),
-            Delivered::Again { .. } => None,
-        };
-        if let Some(kind) = kind {
-            let data = json!({"attempt": attempt.attempt, "status": attempt.status, "error": attempt.error});
-            batch = batch.journal(Fact { at: attempt.at, kind, subject: id.to_owned(), data });
-        }
-        self.engine.write(batch).await.map(|_| ())
+        self.engine.write(attempted(Batch::new(), id, attempt, came_to)).await.map(|_| ())
     }
 
     /// Puts messages together in one: they and it change in one commit.
@@ -282,11 +253,51 @@ impl Store {
 
     /// Forgets messages older than `before` that are not on their way, with their attempts.
     pub async fn forget_notifications(&self, before: DateTime<Utc>) -> Result<u64> {
-        let attempts = "DELETE FROM delivery_attempt WHERE notification IN (SELECT id FROM notification WHERE created_at < ?1 AND state <> 'queued')";
+        let attempts =
+            "DELETE FROM delivery_attempt WHERE notification IN (SELECT id FROM notification WHERE created_at < ?1 AND state <> 'queued')";
         let rows = "DELETE FROM notification WHERE created_at < ?1 AND state <> 'queued'";
         let batch = Batch::new().sql(attempts, vec![before.into()]).sql(rows, vec![before.into()]);
         Ok(self.engine.write(batch).await?.affected(1))
     }
+}
+
+fn attempted(batch: Batch, id: &str, attempt: &DeliveryAttempt, came_to: &Delivered) -> Batch {
+    let (state, next_at, reference, accepted) = match came_to {
+        Delivered::Sent { reference } => ("sent", attempt.at, reference.clone(), None),
+        Delivered::Again { next_at, accepted } => ("queued", *next_at, None, Some(json!(accepted))),
+        Delivered::Dead => ("dead", attempt.at, None, None),
+    };
+    let update = "UPDATE notification SET state = ?2, next_at = ?3, attempts = ?4, sent_at = ?5, reference = ?6, error = ?7,
+        accepted = COALESCE(?8, accepted) WHERE id = ?1 AND state = 'queued'";
+    let params = vec![
+        id.into(),
+        state.into(),
+        next_at.into(),
+        attempt.attempt.into(),
+        attempt.ok.then_some(attempt.at).into(),
+        reference.into(),
+        attempt.error.clone().into(),
+        accepted.as_ref().into(),
+    ];
+    let row = "INSERT INTO delivery_attempt (notification, attempt, at, took_ms, ok, status, error) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+        ON CONFLICT (notification, attempt) DO NOTHING";
+    let values = vec![
+        id.into(),
+        attempt.attempt.into(),
+        attempt.at.into(),
+        attempt.took_ms.into(),
+        attempt.ok.into(),
+        attempt.status.map(i64::from).into(),
+        attempt.error.clone().into(),
+    ];
+    let batch = batch.guard(update, params).sql(row, values);
+    let kind = match came_to {
+        Delivered::Sent { .. } => "notification.sent",
+        Delivered::Dead => "notification.given_up",
+        Delivered::Again { .. } => return batch,
+    };
+    let data = json!({"attempt": attempt.attempt, "status": attempt.status, "error": attempt.error});
+    batch.journal(Fact { at: attempt.at, kind, subject: id.to_owned(), data })
 }
 
 fn notification(r: &Row) -> Result<NotificationRow> {

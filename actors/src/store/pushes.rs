@@ -55,7 +55,8 @@ impl Store {
     pub async fn push_reported(&self, before: &PushRow, after: &Reports, ping: &PushPing) -> Result<bool> {
         let update = "UPDATE push_check SET n = n + 1, changed = ?3, reports = ?4 WHERE name = ?1 AND n = ?2";
         let row = "INSERT INTO push_ping (name, at, kind, run, exit_status, duration_ms, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-        let old = "DELETE FROM push_ping WHERE name = ?1 AND n <= (SELECT n FROM push_ping WHERE name = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)";
+        let old =
+            "DELETE FROM push_ping WHERE name = ?1 AND n <= (SELECT n FROM push_ping WHERE name = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)";
         let reports = serde_json::to_value(after)?;
         let name = before.name.as_str();
         let values = vec![
@@ -82,7 +83,8 @@ impl Store {
 
     /// The last reports of a job, newest first, before the `before`th.
     pub async fn push_pings(&self, name: &str, before: i64, limit: i64) -> Result<Vec<PushPing>> {
-        let sql = "SELECT n, at, kind, run, exit_status, duration_ms, body FROM push_ping WHERE name = ?1 AND n < ?2 ORDER BY n DESC LIMIT ?3";
+        let sql =
+            "SELECT n, at, kind, run, exit_status, duration_ms, body FROM push_ping WHERE name = ?1 AND n < ?2 ORDER BY n DESC LIMIT ?3";
         self.engine.read(sql, vec![name.into(), before.into(), limit.into()]).await?.iter().map(ping).collect()
     }
 

@@ -267,7 +267,8 @@ pub(crate) mod tests {
 
     #[test]
     fn spans_have_two_units_at_most() {
-        let cases = [(-5, "0 s"), (45, "45 s"), (60, "1 min"), (61, "1 min 1 s"), (7500, "2 h 5 min"), (86_400, "1 d"), (90_000, "1 d 1 h")];
+        let cases =
+            [(-5, "0 s"), (45, "45 s"), (60, "1 min"), (61, "1 min 1 s"), (7500, "2 h 5 min"), (86_400, "1 d"), (90_000, "1 d 1 h")];
         for (seconds, expected) in cases {
             assert_eq!(span(seconds), expected);
         }
