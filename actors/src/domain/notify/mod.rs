@@ -1,6 +1,16 @@
 //! Who is told what about alerts, and when. Called by the alert actor at every change and every tick; it writes the messages into the
 //! outbox. Pure: the state of groups, silences and alerts goes in, messages and the next state come out.
 
+mod causes;
+mod engine;
+mod group;
+mod link;
 mod message;
+mod silence;
+mod telling;
 
+pub use engine::{Decision, Look, Quiet, all_labels, decide, quiet};
+pub use group::{Channel, Group, Settings, Told};
+pub use link::{Action, Grant, link, read};
 pub use message::{Effect, Kind, Line, Links, Message, Risk};
+pub use silence::{Maintenance, Matcher, Silence};
