@@ -2,10 +2,15 @@
 //! journal entry before anybody is told. When it dies, its replacement reads the state back, so a restart neither forgets nor
 //! repeats an alert.
 
+/// What the rules are judged on.
+pub mod figures;
+mod watch;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
+use tokio::task::JoinSet;
 
 use crate::{
     actor::{self, Probe, Probed, Reply},
@@ -67,6 +72,8 @@ pub struct State {
     env: Env,
     /// By fingerprint; `None` until the store has been read.
     alerts: Option<BTreeMap<String, Alert>>,
+    /// Ends with the actor.
+    _watch: JoinSet<()>,
 }
 
 impl Actor for Alerts {
@@ -75,7 +82,11 @@ impl Actor for Alerts {
     type Arguments = Env;
 
     async fn pre_start(&self, _: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
-        Ok(State { env, alerts: None })
+        let mut watch = JoinSet::new();
+        if env.config().timer.enabled {
+            watch.spawn(watch::run(env.clone()));
+        }
+        Ok(State { env, alerts: None, _watch: watch })
     }
 
     async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {

@@ -21,6 +21,8 @@ pub mod keys;
 pub mod portal_link;
 /// Refunds the newest payment, in test mode.
 pub mod refund_last;
+/// When rules would have fired on recorded history.
+pub mod replay_alerts;
 /// Stored events, processed again.
 pub mod replay_events;
 /// Refunds that were left open, brought to their end.
