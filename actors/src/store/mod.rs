@@ -41,6 +41,7 @@ pub use figures::Revenue;
 pub use gaps::GapRow;
 pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
+pub use alerts::{AlertCommit, AlertEvent, AlertEventFilter};
 pub use outbox::NewNotification;
 pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, KeptRecon, NewRecon};
 pub use refunds::{IdempotentAnswer, RefundEnd, RefundIntent};

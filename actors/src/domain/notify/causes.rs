@@ -19,7 +19,7 @@ const SERVES: [(&str, &[&str]); 8] = [
 ];
 
 /// For each effect (by fingerprint) the fingerprint of the alert that is told in its place; that one is no effect itself.
-pub fn effects(firing: &[&Alert], catalogue: &Catalogue) -> BTreeMap<String, String> {
+pub(super) fn effects(firing: &[&Alert], catalogue: &Catalogue) -> BTreeMap<String, String> {
     let about: Vec<&str> = firing.iter().map(|alert| catalogue.component(&alert.name, &alert.system)).collect();
     let mut causes_of: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for component in &about {
