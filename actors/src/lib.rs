@@ -9,6 +9,8 @@ pub mod alert;
 pub mod archive;
 /// [actor] The backup lock, archives and their proofs.
 pub mod backup;
+/// [family] Ways of telling a person, one per file.
+pub mod channels;
 /// [basic] Settings and secrets.
 pub mod config;
 /// [basic] Puts all the parts together.
@@ -37,6 +39,8 @@ pub mod mailbox;
 pub mod measure;
 /// [family] What an operator can do, one operation per file.
 pub mod operations;
+/// [basic] Pings to a dead man's switch outside.
+pub mod ping;
 /// [family] Payment companies, and the built-in sandbox.
 pub mod providers;
 /// [actor] Reconciliation runs and open exceptions.

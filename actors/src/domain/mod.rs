@@ -11,6 +11,7 @@ pub mod money;
 pub mod notify;
 pub mod payout_watch;
 pub mod portal;
+pub mod push;
 pub mod reconcile;
 pub mod replica;
 pub mod restart;

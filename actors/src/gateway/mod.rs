@@ -5,6 +5,7 @@
 mod alerts;
 mod auth;
 mod backup;
+mod channels;
 mod contents;
 mod customers;
 mod health;
@@ -17,6 +18,7 @@ mod metrics;
 /// Pages for people: the dashboard and the customer's page.
 pub mod pages;
 mod payments;
+mod pushes;
 mod recon;
 mod reports;
 /// Answers and errors as HTTP; the pages use it too.
@@ -175,6 +177,8 @@ fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
         recon::routes(shell),
         rules::routes(shell),
         alerts::routes(shell),
+        channels::routes(shell),
+        pushes::routes(shell),
         reports::routes(shell),
         supervisor::routes(shell),
         journal::routes(shell),

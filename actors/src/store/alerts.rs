@@ -1,5 +1,7 @@
 //! Alert state, so that a restart neither forgets nor repeats an alert: what one look of the alert actor changed is one commit.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
@@ -32,17 +34,27 @@ pub struct AlertEvent {
 /// What is written together.
 #[derive(Clone, Debug, Default)]
 pub struct AlertCommit {
-    pub alerts: Vec<(Alert, DateTime<Utc>)>,
+    /// By fingerprint, each with the time of the look.
+    pub alerts: BTreeMap<String, (Alert, DateTime<Utc>)>,
     pub events: Vec<AlertEvent>,
     /// By key; `None` is over.
-    pub groups: Vec<(String, Option<Group>)>,
-    pub silences: Vec<Silence>,
+    pub groups: BTreeMap<String, Option<Group>>,
+    /// By id.
+    pub silences: BTreeMap<String, Silence>,
     /// Fingerprint, value and time of what was fine.
     pub good: Vec<(String, String, DateTime<Utc>)>,
     pub facts: Vec<Fact>,
     pub messages: Vec<NewNotification>,
     /// Of these, rows that are known to have been told already: while nothing could be written they went out all the same.
-    pub told: Vec<(String, DateTime<Utc>)>,
+    pub told: BTreeMap<String, DateTime<Utc>>,
+}
+
+impl AlertCommit {
+    pub fn is_empty(&self) -> bool {
+        let Self { alerts, events, groups, silences, good, facts, messages, told } = self;
+        let maps = alerts.is_empty() && groups.is_empty() && silences.is_empty() && told.is_empty();
+        maps && events.is_empty() && good.is_empty() && facts.is_empty() && messages.is_empty()
+    }
 }
 
 /// Which events are wanted.
@@ -68,7 +80,7 @@ impl Store {
 
     /// Writes what one look changed, with its journal entries and the messages about it, in one commit.
     pub async fn commit_alerts(&self, commit: &AlertCommit) -> Result<()> {
-        let mut batch = commit.alerts.iter().try_fold(Batch::new(), |batch, (alert, at)| put_alert(batch, alert, *at))?;
+        let mut batch = commit.alerts.values().try_fold(Batch::new(), |batch, (alert, at)| put_alert(batch, alert, *at))?;
         for event in &commit.events {
             let sql = "INSERT INTO alert_event (at, alert, fingerprint, kind, by, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
             let AlertEvent { at, alert, fingerprint, kind, by, detail } = event;
@@ -83,7 +95,7 @@ impl Store {
                 }
             };
         }
-        batch = commit.silences.iter().try_fold(batch, put_silence)?;
+        batch = commit.silences.values().try_fold(batch, put_silence)?;
         for (fingerprint, value, at) in &commit.good {
             let sql = "INSERT INTO alert_good (fingerprint, value, at) VALUES (?1, ?2, ?3)
                 ON CONFLICT (fingerprint) DO UPDATE SET value = excluded.value, at = excluded.at";
@@ -144,7 +156,7 @@ impl Store {
     }
 
     /// Payments of a time, by currency: what was charged, and what was delivered and could not be booked: (currency, amount, customer).
-    pub async fn payments_between(&self, from: DateTime<Utc>, to: DateTime<Utc>, limit: i64) -> Result<Vec<(String, i64, String)>> {
+    pub async fn payments_in_doubt(&self, from: DateTime<Utc>, to: DateTime<Utc>, limit: i64) -> Result<Vec<(String, i64, String)>> {
         let charged = "SELECT currency, amount, COALESCE(customer, '') FROM ledger WHERE kind = 'charge' AND recorded_at >= ?1 AND recorded_at <= ?2 LIMIT ?3";
         let waiting = "SELECT body FROM webhook_event WHERE status IN ('received', 'failed') AND received_at >= ?1 AND received_at <= ?2
             AND event_type IN ('charge.succeeded', 'charge.captured') LIMIT ?3";

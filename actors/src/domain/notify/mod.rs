@@ -6,6 +6,9 @@ mod engine;
 mod group;
 mod link;
 mod message;
+pub(crate) mod render;
+mod retry;
+mod throttle;
 mod silence;
 mod telling;
 
@@ -13,4 +16,7 @@ pub use engine::{Decision, Look, Quiet, all_labels, decide, quiet};
 pub use group::{Channel, Group, Settings, Told};
 pub use link::{Action, Grant, link, read};
 pub use message::{Effect, Kind, Line, Links, Message, Risk};
+pub use render::{Fact, byline, cut, escape, facts, fit, links, name, span, subject, text};
+pub use retry::{again, hold};
+pub use throttle::{Next, digest, next, without};
 pub use silence::{Maintenance, Matcher, Silence};

@@ -1,0 +1,1 @@
+//! The alert actor over a real store.
