@@ -26,6 +26,12 @@ use crate::{
     files,
 };
 
+mod levels;
+mod probes;
+
+pub use levels::SERVICES;
+pub use probes::host_and_port;
+
 /// Every setting with its sentence and default.
 pub const DEFAULTS: &str = include_str!("../../configs/echopilot.toml");
 
@@ -203,6 +209,7 @@ pub struct ObjectiveSettings {
     pub zone: String,
     pub min_events: u64,
     pub timeslice_s: u64,
+    pub timeslice_target: f64,
     pub no_data: bool,
     pub enabled: bool,
 }
@@ -218,6 +225,7 @@ impl Default for ObjectiveSettings {
             zone: "UTC".into(),
             min_events: 20,
             timeslice_s: 0,
+            timeslice_target: 0.95,
             no_data: true,
             enabled: true,
         }
@@ -557,6 +565,8 @@ impl Config {
         );
         broken.extend(self.channels.problems());
         broken.extend(self.pushes.iter().filter_map(|(name, push)| push.plan(name).err()));
+        broken.extend(self.level_problems());
+        broken.extend(self.probe_problems());
         broken.extend(Place::parse(&self.replica.url, &self.replica.endpoint).err());
         broken.extend(self.backup.include.iter().filter_map(|item| Include::parse(item).err()));
         broken.extend(Patterns::new(&self.backup.exclude).err().map(|e| format!("backup.exclude: {e}")));

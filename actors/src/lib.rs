@@ -37,10 +37,14 @@ pub mod logging;
 pub mod mailbox;
 /// [basic] CPU, memory, disk and open files.
 pub mod measure;
+/// [basic] Counts events per service and minute.
+pub mod meter;
 /// [family] What an operator can do, one operation per file.
 pub mod operations;
 /// [basic] Pings to a dead man's switch outside.
 pub mod ping;
+/// [family] What asks things outside whether they are well.
+pub mod probe;
 /// [family] Payment companies, and the built-in sandbox.
 pub mod providers;
 /// [actor] Reconciliation runs and open exceptions.

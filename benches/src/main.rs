@@ -6,10 +6,12 @@ mod daemon;
 mod demo;
 mod flood;
 mod lateness;
+mod levels;
 mod load;
 mod peer;
 mod process;
 mod reconcile;
+mod rules;
 mod schedule;
 
 use std::time::Instant;
@@ -51,6 +53,12 @@ async fn main() {
     }
     if wanted("backup") {
         tokio::task::spawn_blocking(move || backup::figures(quick)).await.expect("the figures of backups");
+    }
+    if wanted("levels") {
+        tokio::task::spawn_blocking(levels::figures).await.expect("the figures of levels");
+    }
+    if wanted("rules") {
+        tokio::task::spawn_blocking(move || rules::figures(quick)).await.expect("the figures of rules");
     }
     if !wanted("schedule") {
         return;

@@ -228,7 +228,11 @@ impl Book {
     /// What is in force now. If it cannot be read, what was read last holds on.
     async fn maintenance_now(&self, now: DateTime<Utc>) -> Vec<Maintenance> {
         let inside = self.windows.iter().filter(|window| window.contains(now));
-        inside.map(|window| Maintenance { systems: Vec::new(), reason: window.as_str().to_owned() }).collect()
+        let windows = inside.map(|window| Maintenance { systems: Vec::new(), reason: window.as_str().to_owned() });
+        match self.env.store().maintenance_at(now).await {
+            Ok(planned) => windows.chain(planned.into_iter().map(|m| Maintenance { systems: m.systems, reason: m.reason })).collect(),
+            Err(_) => self.maintenance.clone(),
+        }
     }
 
     /// Writes what is not written yet; answers whether there are messages among it. Errors leave it for the next time.

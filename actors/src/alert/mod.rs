@@ -22,7 +22,7 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use self::book::Book;
 pub use self::{
-    requests::{NewSilence, Response, acknowledge_by_link, end_silence, get, history, overview, respond, silence, silences},
+    requests::{NewSilence, Response, end_silence, get, history, overview, respond, silence, silences},
     view::view,
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! What people ask of alerts: looking, acknowledging, snoozing, silencing. The client functions for gateway and command line, and what
 //! the actor does with them. Everything a person does is journalled with who did it.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -107,15 +107,6 @@ pub async fn respond(env: &Env, id: &str, response: Response, by: &str) -> Resul
     actor::call(env, NOUN, timeout(env), message).await
 }
 
-/// The same by a link in a message: done twice it is done once.
-pub async fn acknowledge_by_link(env: &Env, id: &str) -> Result<Json> {
-    let alert = get(env, id).await?;
-    if alert["alert"]["acknowledged"].is_null() {
-        return respond(env, id, Response::Acknowledge { note: String::new() }, "link in a message").await;
-    }
-    Ok(alert["alert"].clone())
-}
-
 /// Silences that are not over for more than a day, newest first.
 pub async fn silences(env: &Env) -> Result<Vec<Json>> {
     let all = actor::call(env, NOUN, timeout(env), Message::Silences).await?;
@@ -205,6 +196,3 @@ impl State {
         Ok(silence)
     }
 }
-
-/// The longest snooze that the page offers, and the one of a link.
-pub const SNOOZE: TimeDelta = TimeDelta::hours(1);

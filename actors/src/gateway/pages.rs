@@ -2,6 +2,8 @@
 //! assets are embedded; the templates escape everything. Called by `gateway/mod.rs`. No page may load anything from another host,
 //! run inline script, or tell a customer why a link was refused.
 
+/// What a signed link in a message leads to.
+pub(super) mod act;
 mod assets;
 
 use askama::Template;
@@ -64,6 +66,10 @@ pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
     // Money, backups, the tasks, one task, and the supervisor's parts.
     let operator = warp::path!("money")
         .map(|| Place::Money)
+        .or(warp::path!("levels").map(|| Place::Levels))
+        .unify()
+        .or(warp::path!("alerts").map(|| Place::Alerts))
+        .unify()
         .or(warp::path!("backups").map(|| Place::Backups))
         .unify()
         .or(warp::path!("tasks").map(|| Place::Tasks))
@@ -101,14 +107,16 @@ struct Currency {
 }
 
 /// The pages of an operator, as the header links them.
-const PAGES: [(&str, &str); 5] =
-    [("/", "Dashboard"), ("/money", "Money"), ("/backups", "Backups"), ("/tasks", "Tasks"), ("/parts", "Parts")];
+const PAGES: [(&str, &str); 7] =
+    [("/", "Dashboard"), ("/money", "Money"), ("/alerts", "Alerts"), ("/levels", "Levels"), ("/backups", "Backups"), ("/tasks", "Tasks"), ("/parts", "Parts")];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where an operator wants to go.
 #[derive(Debug)]
 enum Place {
     Money,
+    Alerts,
+    Levels,
     Backups,
     Tasks,
     Task(String),
@@ -127,6 +135,22 @@ struct DashboardPage {
 #[derive(Template)]
 #[template(path = "money.html")]
 struct MoneyPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "levels.html")]
+struct LevelsPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "alerts.html")]
+struct AlertsPage {
     chrome: Chrome,
     version: &'static str,
     here: &'static str,
@@ -276,6 +300,8 @@ async fn operator(place: Place, env: Env, headers: HeaderMap) -> Response {
     let (chrome, version) = (Chrome::of(&env), VERSION);
     let page = match place {
         Place::Money => render(&MoneyPage { chrome, version, here: "/money" }),
+        Place::Levels => render(&LevelsPage { chrome, version, here: "/levels" }),
+        Place::Alerts => render(&AlertsPage { chrome, version, here: "/alerts" }),
         Place::Backups => render(&BackupsPage { chrome, version, here: "/backups" }),
         Place::Tasks => render(&TasksPage { chrome, version, here: "/tasks" }),
         Place::Parts => render(&PartsPage { chrome, version, here: "/parts" }),

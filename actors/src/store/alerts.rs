@@ -110,6 +110,29 @@ impl Store {
         if batch.0.is_empty() { Ok(()) } else { self.engine.write(batch).await.map(|_| ()) }
     }
 
+    /// Takes a link as used; false if it was before. `expires` is in Unix seconds.
+    pub async fn use_link(&self, name: &str, expires: i64, fact: Fact) -> Result<bool> {
+        let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO NOTHING";
+        let batch = Batch::new().guard(sql, vec![name.into(), format!("{expires:012}").into()]).journal(fact);
+        Ok(self.engine.write(batch).await?.affected(0) == 1)
+    }
+
+    /// What it was to do did not work: it can be used again.
+    pub async fn link_not_used(&self, name: &str) -> Result<()> {
+        let sql = "DELETE FROM meta WHERE key = ?1 AND key LIKE 'link.%'";
+        self.engine.write(Batch::new().sql(sql, vec![name.into()])).await.map(|_| ())
+    }
+
+    pub async fn link_used(&self, name: &str) -> Result<bool> {
+        Ok(self.meta(name).await?.is_some())
+    }
+
+    /// (channel, state, number) of the messages that are remembered.
+    pub async fn notification_counts(&self) -> Result<Vec<(String, String, i64)>> {
+        let rows = self.engine.read("SELECT channel, state, COUNT(*) FROM notification GROUP BY channel, state", vec![]).await?;
+        rows.iter().map(|r| Ok((r.text(0)?.to_owned(), r.text(1)?.to_owned(), r.int(2)?))).collect()
+    }
+
     pub async fn notify_groups(&self) -> Result<Vec<Group>> {
         let rows = self.engine.read("SELECT body FROM notify_group", vec![]).await?;
         rows.iter().map(|r| Ok(serde_json::from_str(r.text(0)?)?)).collect()
@@ -151,7 +174,8 @@ impl Store {
             .sql("DELETE FROM alert_event WHERE at < ?1", vec![before.into()])
             .sql("DELETE FROM silence WHERE ends_at < ?1", vec![before.into()])
             .sql("DELETE FROM alert WHERE state = 'resolved' AND changed < ?1", vec![before.into()])
-            .sql("DELETE FROM alert_good WHERE at < ?1", vec![before.into()]);
+            .sql("DELETE FROM alert_good WHERE at < ?1", vec![before.into()])
+            .sql("DELETE FROM meta WHERE key LIKE 'link.%' AND value < ?1", vec![format!("{:012}", before.timestamp()).into()]);
         self.engine.write(batch).await.map(|_| ())
     }
 

@@ -19,6 +19,7 @@ mod gaps;
 mod interventions;
 mod keys;
 mod ledger;
+mod maintenance;
 #[cfg(test)]
 mod money_tests;
 mod outbox;
@@ -41,7 +42,7 @@ pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
 pub use figures::Revenue;
 pub use gaps::GapRow;
 pub use keys::KeyRow;
-pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
+pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow, PaymentInTime};
 pub use alerts::{AlertCommit, AlertEvent, AlertEventFilter};
 pub use outbox::{ChannelRow, Delivered, DeliveryAttempt, NewNotification, NotificationFilter, NotificationRow};
 pub use pushes::{PushPing, PushRow};
@@ -50,6 +51,7 @@ pub use refunds::{IdempotentAnswer, RefundEnd, RefundIntent};
 pub use replica::{KnownBackup, ReplicaRow};
 pub use runs::{Attempt, Claim, NewRun, Place, RunEnd, RunRow};
 pub use schedule::{AttemptRow, NodeRow, Pause, SlotCount, SlotOutcome};
+pub use slo::ProbeRow;
 
 use self::engine::{Batch, Engine, Fact};
 use crate::{
