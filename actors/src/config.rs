@@ -563,10 +563,10 @@ impl Config {
         broken.extend(
             self.notify.maintenance.iter().filter_map(|text| Blackout::parse(text, None).err()).map(|e| format!("notify.maintenance: {e}")),
         );
-        broken.extend(self.channels.problems());
-        broken.extend(self.pushes.iter().filter_map(|(name, push)| push.plan(name).err()));
         broken.extend(self.level_problems());
         broken.extend(self.probe_problems());
+        broken.extend(self.channels.problems());
+        broken.extend(self.pushes.iter().filter_map(|(name, push)| push.plan(name).err()));
         broken.extend(Place::parse(&self.replica.url, &self.replica.endpoint).err());
         broken.extend(self.backup.include.iter().filter_map(|item| Include::parse(item).err()));
         broken.extend(Patterns::new(&self.backup.exclude).err().map(|e| format!("backup.exclude: {e}")));

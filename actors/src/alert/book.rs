@@ -200,7 +200,8 @@ impl Book {
         }
         for (channel, mut message) in decision.messages {
             explain::complete(&self.env, &self.alerts, &mut message).await;
-            let data = json!({"channel": channel, "kind": message.kind.as_str(), "severity": message.severity.as_str(), "title": message.title});
+            let data =
+                json!({"channel": channel, "kind": message.kind.as_str(), "severity": message.severity.as_str(), "title": message.title});
             self.unwritten.facts.push(self.env.fact("alert.told", &message.id, data));
             self.unwritten.messages.push(NewNotification { channel, message });
         }
@@ -261,7 +262,8 @@ impl Book {
     /// Messages that could not be written down and are not on their way yet.
     pub(super) fn to_send_unwritten(&mut self) -> Vec<NewNotification> {
         let waiting = self.unwritten.messages.iter();
-        let new: Vec<_> = waiting.filter(|m| !self.sending.contains(&m.id()) && !self.unwritten.told.contains_key(&m.id())).cloned().collect();
+        let new: Vec<_> =
+            waiting.filter(|m| !self.sending.contains(&m.id()) && !self.unwritten.told.contains_key(&m.id())).cloned().collect();
         self.sending.extend(new.iter().map(NewNotification::id));
         new
     }
@@ -314,7 +316,12 @@ pub(super) async fn send_unwritten(env: Env, notification: NewNotification) {
     let context = Context { http: env.http(), config: env.config(), secrets: env.secrets(), now: env.now(), accepted: &[] };
     let result = channels::send(context, notification.channel, &notification.message).await;
     if let Err(failure) = &result {
-        tracing::warn!(actor = NOUN, channel = notification.channel, error = failure.error, "a message that cannot be written down was not taken");
+        tracing::warn!(
+            actor = NOUN,
+            channel = notification.channel,
+            error = failure.error,
+            "a message that cannot be written down was not taken"
+        );
     }
     actor::cast(&env, NOUN, Message::SentUnwritten { id: notification.id(), sent: result.is_ok() });
 }

@@ -40,18 +40,36 @@ pub const NOUN: &str = "alert";
 const TICK: Duration = Duration::from_secs(5);
 
 pub enum Message {
-    Evaluate { checks: Vec<Check>, reply: Reply<Evaluated> },
+    Evaluate {
+        checks: Vec<Check>,
+        reply: Reply<Evaluated>,
+    },
     List(Reply<Vec<Alert>>),
     /// Every alert that is remembered, as the API shows it.
     Overview(Reply<Vec<Json>>),
-    Respond { id: String, response: Response, by: String, reply: Reply<Json> },
+    Respond {
+        id: String,
+        response: Response,
+        by: String,
+        reply: Reply<Json>,
+    },
     Silences(Reply<Vec<Silence>>),
-    Silence { new: Box<NewSilence>, reply: Reply<Silence> },
-    EndSilence { id: String, by: String, reply: Reply<Silence> },
+    Silence {
+        new: Box<NewSilence>,
+        reply: Reply<Silence>,
+    },
+    EndSilence {
+        id: String,
+        by: String,
+        reply: Reply<Silence>,
+    },
     /// Time went by.
     Tick,
     /// A message that could not be written down went out all the same, or did not.
-    SentUnwritten { id: String, sent: bool },
+    SentUnwritten {
+        id: String,
+        sent: bool,
+    },
     Probe(Probe, Reply<()>),
 }
 
@@ -107,8 +125,8 @@ impl Actor for Alerts {
         if env.config().timer.enabled {
             work.spawn(watch::run(env.clone()));
             work.spawn(tick(env.clone()));
+            work.spawn(delivery::run(env.clone(), wake.clone()));
         }
-        work.spawn(delivery::run(env.clone(), wake.clone()));
         Ok(State { env, book: None, wake, work })
     }
 

@@ -84,9 +84,10 @@ async fn snooze(call: Call) -> Result<Response> {
     let body = call.request.json()?;
     let minutes = match &body["minutes"] {
         Json::Null => SNOOZE_MINUTES,
-        minutes => minutes.as_i64().filter(|n| (0..=7 * 24 * 60).contains(n)).ok_or_else(|| {
-            Error::field("minutes", "minutes must be a whole number from 0 (ends a snooze) to 10080")
-        })?,
+        minutes => minutes
+            .as_i64()
+            .filter(|n| (0..=7 * 24 * 60).contains(n))
+            .ok_or_else(|| Error::field("minutes", "minutes must be a whole number from 0 (ends a snooze) to 10080"))?,
     };
     let until = moment(&body, "until")?.unwrap_or(call.env().now() + TimeDelta::minutes(minutes));
     answer(call, Answer::Snooze { until }).await
@@ -104,14 +105,16 @@ async fn silences(call: Call) -> Result<Response> {
 
 async fn silence(call: Call) -> Result<Response> {
     let body = call.request.json()?;
-    let matchers = body["matchers"].as_array().ok_or_else(|| Error::field("matchers", "matchers must be a list, like [\"system=backup\"]"))?;
+    let matchers =
+        body["matchers"].as_array().ok_or_else(|| Error::field("matchers", "matchers must be a list, like [\"system=backup\"]"))?;
     let matchers = matchers.iter().map(matcher).collect::<Result<Vec<_>>>()?;
     let starts_at = moment(&body, "starts_at")?;
     let ends_at = match (moment(&body, "ends_at")?, &body["duration_s"]) {
         (Some(at), Json::Null) => at,
         (None, duration) => {
             let seconds = duration.as_i64().filter(|s| *s > 0).and_then(TimeDelta::try_seconds);
-            let seconds = seconds.ok_or_else(|| Error::field("ends_at", "say when it ends: ends_at, or duration_s as a number of seconds"))?;
+            let seconds =
+                seconds.ok_or_else(|| Error::field("ends_at", "say when it ends: ends_at, or duration_s as a number of seconds"))?;
             let start = starts_at.unwrap_or(call.env().now());
             start.checked_add_signed(seconds).ok_or_else(|| Error::field("duration_s", "duration_s is too long"))?
         }
@@ -155,6 +158,7 @@ fn at(request: &Request, field: &'static str) -> Result<Option<DateTime<Utc>>> {
 }
 
 fn read(field: &'static str, text: &str) -> Result<DateTime<Utc>> {
-    let at = DateTime::parse_from_rfc3339(text).map_err(|_| Error::field(field, format!("{field} must be a time like 2026-03-01T12:00:00Z")))?;
+    let at =
+        DateTime::parse_from_rfc3339(text).map_err(|_| Error::field(field, format!("{field} must be a time like 2026-03-01T12:00:00Z")))?;
     Ok(at.to_utc())
 }

@@ -107,8 +107,15 @@ struct Currency {
 }
 
 /// The pages of an operator, as the header links them.
-const PAGES: [(&str, &str); 7] =
-    [("/", "Dashboard"), ("/money", "Money"), ("/alerts", "Alerts"), ("/levels", "Levels"), ("/backups", "Backups"), ("/tasks", "Tasks"), ("/parts", "Parts")];
+const PAGES: [(&str, &str); 7] = [
+    ("/", "Dashboard"),
+    ("/money", "Money"),
+    ("/alerts", "Alerts"),
+    ("/levels", "Levels"),
+    ("/backups", "Backups"),
+    ("/tasks", "Tasks"),
+    ("/parts", "Parts"),
+];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where an operator wants to go.

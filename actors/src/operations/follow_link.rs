@@ -31,7 +31,11 @@ pub struct Offer {
 pub async fn offer(env: &Env, query: &str) -> Result<Offer> {
     let grant = granted(env, query)?;
     if env.store().link_used(&name_of(&grant)).await? {
-        return Ok(Offer { title: "Done already".into(), text: "This link was used before. The page of alerts shows how things are.".into(), button: None });
+        return Ok(Offer {
+            title: "Done already".into(),
+            text: "This link was used before. The page of alerts shows how things are.".into(),
+            button: None,
+        });
     }
     if grant.action == Action::Run {
         let text = format!("The task {} runs now, whatever its schedule says.", grant.about);

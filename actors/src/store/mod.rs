@@ -34,6 +34,7 @@ mod slo;
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 
+pub use alerts::{AlertCommit, AlertEvent, AlertEventFilter};
 pub use backups::{BackupRow, ProofRow};
 pub use booking::{OpenObjectRow, Origin};
 pub use calls::OpenCall;
@@ -43,7 +44,6 @@ pub use figures::Revenue;
 pub use gaps::GapRow;
 pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow, PaymentInTime};
-pub use alerts::{AlertCommit, AlertEvent, AlertEventFilter};
 pub use outbox::{ChannelRow, Delivered, DeliveryAttempt, NewNotification, NotificationFilter, NotificationRow};
 pub use pushes::{PushPing, PushRow};
 pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, KeptRecon, NewRecon};

@@ -8,9 +8,9 @@ mod link;
 mod message;
 pub(crate) mod render;
 mod retry;
-mod throttle;
 mod silence;
 mod telling;
+mod throttle;
 
 pub use engine::{Decision, Look, Quiet, all_labels, decide, quiet};
 pub use group::{Channel, Group, Settings, Told};
@@ -18,5 +18,5 @@ pub use link::{Action, Grant, link, read};
 pub use message::{Effect, Kind, Line, Links, Message, Risk};
 pub use render::{Fact, byline, cut, escape, facts, fit, links, name, span, subject, text};
 pub use retry::{again, hold};
-pub use throttle::{Next, digest, next, without};
 pub use silence::{Maintenance, Matcher, Silence};
+pub use throttle::{Next, digest, next, without};

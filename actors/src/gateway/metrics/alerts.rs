@@ -19,7 +19,8 @@ pub(super) async fn alerts(board: &Board, env: &Env) -> Result<()> {
             gauge.with_label_values(&[state, severity]).set(whole(n));
         }
     }
-    let counts: BTreeMap<(String, String), i64> = env.store().notification_counts().await?.into_iter().map(|(c, s, n)| ((c, s), n)).collect();
+    let counts: BTreeMap<(String, String), i64> =
+        env.store().notification_counts().await?.into_iter().map(|(c, s, n)| ((c, s), n)).collect();
     let gauge = board.gauges("echopilot_notifications", "Messages that are remembered.", &["channel", "state"])?;
     for channel in &channels::ALL {
         for state in STATES {

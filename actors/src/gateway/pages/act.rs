@@ -44,7 +44,8 @@ pub(in crate::gateway) fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
 }
 
 async fn show(shell: Shell, request: Request) -> Result<Response> {
-    let fields = form_urlencoded::parse(request.query.as_bytes()).into_owned().filter(|(name, _)| FIELDS.contains(&name.as_str())).collect();
+    let fields =
+        form_urlencoded::parse(request.query.as_bytes()).into_owned().filter(|(name, _)| FIELDS.contains(&name.as_str())).collect();
     Ok(answer(&shell.env, follow_link::offer(&shell.env, &request.query).await, fields))
 }
 
