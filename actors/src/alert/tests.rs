@@ -44,7 +44,7 @@ impl Story {
     /// Another process on the same database, at the same time of the clock.
     async fn restart(self) -> Self {
         let now = rfc(&self.fixture.env);
-        self.supervisor.stop().await.unwrap();
+        self.supervisor.stop().await;
         self.fixture.env.store().close().await.unwrap();
         Self::on(testing::reopen(self.fixture.folder, &now, settings)).await
     }
@@ -106,7 +106,7 @@ impl Story {
     }
 
     async fn end(self) {
-        self.supervisor.stop().await.unwrap();
+        self.supervisor.stop().await;
     }
 }
 
