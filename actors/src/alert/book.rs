@@ -260,7 +260,7 @@ impl Book {
     }
 
     /// Messages that could not be written down and are not on their way yet.
-    pub(super) fn to_send_unwritten(&mut self) -> Vec<NewNotification> {
+    pub(super) fn take_unsent(&mut self) -> Vec<NewNotification> {
         let waiting = self.unwritten.messages.iter();
         let new: Vec<_> =
             waiting.filter(|m| !self.sending.contains(&m.id()) && !self.unwritten.told.contains_key(&m.id())).cloned().collect();

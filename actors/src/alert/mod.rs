@@ -199,7 +199,7 @@ impl State {
             tracing::debug!(actor = NOUN, %error, "what changed about alerts cannot be written yet");
             // Somebody must hear of a database that takes nothing: what waited for a tick already goes out without it.
             if was_unwritten {
-                for message in book.to_send_unwritten() {
+                for message in book.take_unsent() {
                     self.work.spawn(book::send_unwritten(self.env.clone(), message));
                 }
             }

@@ -72,16 +72,15 @@ pub async fn get(env: &Env, id: &str) -> Result<Json> {
     let episode = now.as_ref().and_then(|alert| alert["episode"].as_str()).unwrap_or(id).to_owned();
     let filter = AlertEventFilter { alert: episode.clone(), ..AlertEventFilter::default() };
     let events = env.store().alert_events(&filter, SHOWN).await?;
-    let alert = match now {
-        Some(alert) => alert,
+    let alert = if let Some(alert) = now {
+        alert
+    } else {
         // Of an episode that is over, what it was when it began or ended.
-        None => {
-            let known = events.iter().find(|(_, event)| event.detail.get("name").is_some());
-            let mut alert = known.map(|(_, e)| e.detail.clone()).ok_or_else(|| Error::not_found(format!("there is no alert {id}")))?;
-            alert["episode"] = json!(episode);
-            alert["state"] = json!("resolved");
-            alert
-        }
+        let known = events.iter().find(|(_, event)| event.detail.get("name").is_some());
+        let mut alert = known.map(|(_, e)| e.detail.clone()).ok_or_else(|| Error::not_found(format!("there is no alert {id}")))?;
+        alert["episode"] = json!(episode);
+        alert["state"] = json!("resolved");
+        alert
     };
     let mut timeline: Vec<Json> = events.iter().map(|(n, event)| event_view(*n, event)).collect();
     timeline.reverse();

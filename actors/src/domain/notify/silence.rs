@@ -147,11 +147,12 @@ impl Silence {
 
     /// `pending`, `active` or `expired`, as Alertmanager calls them.
     pub fn state(&self, now: DateTime<Utc>) -> &'static str {
-        match self.ended_at {
-            Some(_) => "expired",
-            None if now < self.starts_at => "pending",
-            None if now < self.ends_at => "active",
-            None => "expired",
+        if self.ended_at.is_some() || now >= self.ends_at {
+            "expired"
+        } else if now < self.starts_at {
+            "pending"
+        } else {
+            "active"
         }
     }
 
