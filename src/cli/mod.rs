@@ -2,6 +2,7 @@
 //! sentence of an error.
 
 mod actor;
+mod alerts;
 mod backup;
 mod check;
 mod door;
@@ -58,6 +59,9 @@ enum Command {
     /// List the daemon's parts, release one that was put aside, break one on purpose.
     #[command(subcommand)]
     Actor(actor::Command),
+    /// What is wrong, what happened, who looks after it; acknowledge, snooze, silence, replay rules on recorded history.
+    #[command(subcommand)]
+    Alerts(alerts::Command),
     /// List, run, pause, cancel and make up for the scheduled tasks; see what ran and how well the schedule is kept.
     #[command(subcommand)]
     Task(task::Command),
@@ -152,6 +156,7 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Run(arguments) => run::run(invocation, arguments).await,
         Command::Check => check::run(invocation).await,
         Command::Actor(command) => actor::run(invocation, command).await,
+        Command::Alerts(command) => alerts::run(invocation, command).await,
         Command::Task(command) => task::run(invocation, command).await,
         Command::Exceptions(command) => exceptions::run(invocation, command).await,
         Command::Maintenance(command) => maintenance::run(invocation, command).await,

@@ -186,6 +186,7 @@ fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
         session::routes(shell),
         #[cfg(test)]
         tests::routes(shell),
+        pages::act::routes(shell),
         pages::routes(shell.env.clone()),
     ])
 }

@@ -2,6 +2,8 @@
 //! assets are embedded; the templates escape everything. Called by `gateway/mod.rs`. No page may load anything from another host,
 //! run inline script, or tell a customer why a link was refused.
 
+/// What a signed link in a message leads to.
+pub(super) mod act;
 mod assets;
 
 use askama::Template;
@@ -66,6 +68,8 @@ pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
         .map(|| Place::Money)
         .or(warp::path!("levels").map(|| Place::Levels))
         .unify()
+        .or(warp::path!("alerts").map(|| Place::Alerts))
+        .unify()
         .or(warp::path!("backups").map(|| Place::Backups))
         .unify()
         .or(warp::path!("tasks").map(|| Place::Tasks))
@@ -103,14 +107,22 @@ struct Currency {
 }
 
 /// The pages of an operator, as the header links them.
-const PAGES: [(&str, &str); 6] =
-    [("/", "Dashboard"), ("/money", "Money"), ("/levels", "Levels"), ("/backups", "Backups"), ("/tasks", "Tasks"), ("/parts", "Parts")];
+const PAGES: [(&str, &str); 7] = [
+    ("/", "Dashboard"),
+    ("/money", "Money"),
+    ("/alerts", "Alerts"),
+    ("/levels", "Levels"),
+    ("/backups", "Backups"),
+    ("/tasks", "Tasks"),
+    ("/parts", "Parts"),
+];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where an operator wants to go.
 #[derive(Debug)]
 enum Place {
     Money,
+    Alerts,
     Levels,
     Backups,
     Tasks,
@@ -138,6 +150,14 @@ struct MoneyPage {
 #[derive(Template)]
 #[template(path = "levels.html")]
 struct LevelsPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "alerts.html")]
+struct AlertsPage {
     chrome: Chrome,
     version: &'static str,
     here: &'static str,
@@ -288,6 +308,7 @@ async fn operator(place: Place, env: Env, headers: HeaderMap) -> Response {
     let page = match place {
         Place::Money => render(&MoneyPage { chrome, version, here: "/money" }),
         Place::Levels => render(&LevelsPage { chrome, version, here: "/levels" }),
+        Place::Alerts => render(&AlertsPage { chrome, version, here: "/alerts" }),
         Place::Backups => render(&BackupsPage { chrome, version, here: "/backups" }),
         Place::Tasks => render(&TasksPage { chrome, version, here: "/tasks" }),
         Place::Parts => render(&PartsPage { chrome, version, here: "/parts" }),

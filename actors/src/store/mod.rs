@@ -34,6 +34,7 @@ mod slo;
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 
+pub use alerts::{AlertCommit, AlertEvent, AlertEventFilter};
 pub use backups::{BackupRow, ProofRow};
 pub use booking::{OpenObjectRow, Origin};
 pub use calls::OpenCall;

@@ -1,5 +1,6 @@
 //! One test binary, a file per theme. Every test starts the real program and looks at it from outside.
 
+mod alerts;
 mod audit;
 mod backup;
 mod backup_faults;

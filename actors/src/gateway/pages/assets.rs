@@ -22,7 +22,8 @@ macro_rules! asset {
     };
 }
 /// Every file under `/assets/`; a name that is not here does not exist, so no path is ever looked up on disk.
-pub(super) const ASSETS: [Asset; 18] = [
+pub(super) const ASSETS: [Asset; 19] = [
+    asset!("alerts.js", "text/javascript; charset=utf-8"),
     asset!("api.js", "text/javascript; charset=utf-8"),
     asset!("app.css", "text/css; charset=utf-8"),
     asset!("app.js", "text/javascript; charset=utf-8"),
