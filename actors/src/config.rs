@@ -68,6 +68,7 @@ section!(AlertThresholds {
     revenue_drop_percent: f64,
     fire_after: u32,
     resolve_after: u32,
+    watch_every_s: u64,
     observations_days: i64,
     history_days: i64,
 });
@@ -361,6 +362,9 @@ pub struct Config {
     /// What each alert is about and what to do, from `configs/alerts.toml`.
     #[serde(skip)]
     pub rules: Catalogue,
+    /// Every setting that is a number, by its path: rules name some as their limits.
+    #[serde(skip)]
+    numbers: BTreeMap<String, f64>,
     pub heartbeat: Heartbeat,
     pub backup: Backup,
     pub retention: Retention,
@@ -444,9 +448,12 @@ impl Config {
         for (name, path, text) in prefixed.chain(of_the_seed) {
             problems.extend(set_text(&mut settings, &schema, &path, text, &format!("environment variable {name}")).err());
         }
-        let rules = read_rules(&configs.join("alerts.toml"))?;
+        let mut rules = read_rules(&configs.join("alerts.toml"))?;
+        let mut numbers = BTreeMap::new();
+        collect_numbers(&settings, "", &mut numbers);
+        problems.extend(rules.settle(|path| numbers.get(path).copied()).err().map(|e| Error::invalid("configuration", e)));
         let config: Self = match Value::Table(settings).try_into() {
-            Ok(config) => Self { rules, ..config },
+            Ok(config) => Self { rules, numbers, ..config },
             Err(error) => {
                 problems.push(Error::invalid("configuration", error.to_string().trim()));
                 return Err(together(&problems));
@@ -460,6 +467,11 @@ impl Config {
         }
         problems.extend(config.validate().err());
         if problems.is_empty() { Ok(config) } else { Err(together(&problems)) }
+    }
+
+    /// The setting of this path (`alert.warn_percent`), if it is a number.
+    pub fn number(&self, path: &str) -> Option<f64> {
+        self.numbers.get(path).copied()
     }
 
     /// Rules that a type cannot say. All broken ones are named together.
@@ -513,6 +525,7 @@ impl Config {
                 !self.provider.mode.is_live() || self.provider.base_url.starts_with("https://"),
                 "provider.base_url must be https:// in live mode",
             ),
+            ((1..=300).contains(&self.alert.watch_every_s), "alert.watch_every_s must be 1 to 300"),
             (
                 [self.alert.observations_days, self.alert.history_days].iter().all(|days| (1..=36_500).contains(days)),
                 "alert.observations_days and alert.history_days must be 1 to 36500",
@@ -568,6 +581,19 @@ impl Config {
 fn read_rules(file: &Path) -> Result<Catalogue> {
     let over = if file.exists() { Some(std::fs::read_to_string(file).context(format!("cannot read {}", file.display()))?) } else { None };
     Catalogue::read(DEFAULT_RULES, over.as_deref()).map_err(|e| Error::invalid("configuration", format!("{}: {e}", file.display())))
+}
+
+fn collect_numbers(table: &Table, prefix: &str, numbers: &mut BTreeMap<String, f64>) {
+    for (key, value) in table {
+        let path = format!("{prefix}{key}");
+        match value {
+            Value::Table(inner) => collect_numbers(inner, &format!("{path}."), numbers),
+            Value::Float(number) => drop(numbers.insert(path, *number)),
+            #[expect(clippy::cast_precision_loss, reason = "a limit of an alert")]
+            Value::Integer(number) => drop(numbers.insert(path, *number as f64)),
+            _ => {}
+        }
+    }
 }
 
 /// Everything that is wrong in one error.

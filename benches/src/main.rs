@@ -10,6 +10,7 @@ mod load;
 mod peer;
 mod process;
 mod reconcile;
+mod rules;
 mod schedule;
 
 use std::time::Instant;
@@ -51,6 +52,9 @@ async fn main() {
     }
     if wanted("backup") {
         tokio::task::spawn_blocking(move || backup::figures(quick)).await.expect("the figures of backups");
+    }
+    if wanted("rules") {
+        tokio::task::spawn_blocking(move || rules::figures(quick)).await.expect("the figures of rules");
     }
     if !wanted("schedule") {
         return;

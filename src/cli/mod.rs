@@ -14,6 +14,7 @@ mod ledger;
 mod output;
 mod portal_link;
 mod reconcile;
+mod replay;
 mod run;
 mod sandbox;
 mod slo;

@@ -3,12 +3,16 @@
 //! repeats an alert.
 
 mod delivery;
+/// What the rules are judged on.
+pub mod figures;
 mod pushes;
+mod watch;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
+use tokio::task::JoinSet;
 
 use crate::{
     actor::{self, Probe, Probed, Reply},
@@ -68,11 +72,12 @@ pub struct Alerts;
 
 pub struct State {
     env: Env,
-    /// Hands messages to the channels; ends with the state.
-    _delivery: tokio::task::JoinSet<()>,
+    /// Wakes the delivery.
     wake: std::sync::Arc<tokio::sync::Notify>,
     /// By fingerprint; `None` until the store has been read.
     alerts: Option<BTreeMap<String, Alert>>,
+    /// Ends with the actor.
+    _watch: JoinSet<()>,
 }
 
 impl Actor for Alerts {
@@ -81,10 +86,13 @@ impl Actor for Alerts {
     type Arguments = Env;
 
     async fn pre_start(&self, _: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
+        let mut watch = JoinSet::new();
+        if env.config().timer.enabled {
+            watch.spawn(watch::run(env.clone()));
+        }
         let wake = std::sync::Arc::new(tokio::sync::Notify::new());
-        let mut delivery = tokio::task::JoinSet::new();
-        delivery.spawn(delivery::run(env.clone(), wake.clone()));
-        Ok(State { env, _delivery: delivery, wake, alerts: None })
+        watch.spawn(delivery::run(env.clone(), wake.clone()));
+        Ok(State { env, wake, alerts: None, _watch: watch })
     }
 
     async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {

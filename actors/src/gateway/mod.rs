@@ -24,6 +24,7 @@ mod reports;
 /// Answers and errors as HTTP; the pages use it too.
 pub mod respond;
 mod route;
+mod rules;
 /// The browser's session; the pages ask who is signed in.
 pub mod session;
 mod slo;
@@ -174,6 +175,7 @@ fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
         customers::routes(shell),
         tasks::routes(shell),
         recon::routes(shell),
+        rules::routes(shell),
         alerts::routes(shell),
         channels::routes(shell),
         pushes::routes(shell),

@@ -25,6 +25,8 @@ pub mod portal_link;
 pub mod pushes;
 /// Refunds the newest payment, in test mode.
 pub mod refund_last;
+/// When rules would have fired on recorded history.
+pub mod replay_alerts;
 /// Stored events, processed again.
 pub mod replay_events;
 /// Refunds that were left open, brought to their end.

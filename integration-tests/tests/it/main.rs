@@ -28,6 +28,7 @@ mod replica;
 mod replica_targets;
 mod restore;
 mod retention;
+mod rules;
 mod sandbox_cli;
 mod schedule;
 mod sdk;
