@@ -4,6 +4,7 @@
 mod actor;
 mod alerts;
 mod backup;
+mod channels;
 mod check;
 mod door;
 mod exceptions;
@@ -15,6 +16,7 @@ mod ledger;
 mod maintenance;
 mod output;
 mod portal_link;
+mod pushes;
 mod reconcile;
 mod replay;
 mod run;
@@ -96,6 +98,12 @@ enum Command {
     /// List the ledger's rows and balances, append corrections.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Ways of telling a person: which are on, whether one works, what was sent.
+    #[command(subcommand)]
+    Channels(channels::Command),
+    /// Jobs of your own that report here.
+    #[command(subcommand)]
+    Pushes(pushes::Command),
     /// Make a signed link to a customer's page.
     PortalLink(portal_link::Arguments),
 }
@@ -169,6 +177,8 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Sandbox(command) => sandbox::run(invocation, command).await,
         Command::Webhooks(command) => webhooks::run(invocation, command).await,
         Command::Ledger(command) => ledger::run(invocation, command).await,
+        Command::Channels(command) => channels::run(invocation, command).await,
+        Command::Pushes(command) => pushes::run(invocation, command).await,
         Command::PortalLink(arguments) => portal_link::run(invocation, &arguments).await,
     }
 }
@@ -234,6 +244,11 @@ mod tests {
             assert_eq!(parse(&format!("echopilot {wrong}")).expect_err("refused").exit_code(), 2, "{wrong}");
         }
         for fine in ["actor list", "actor release slo", "actor drill slo", "actor drill slo --kind hang"] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in
+            ["channels list", "channels test email", "channels sent --state dead -n 5", "channels retry x", "pushes list", "pushes show x"]
+        {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
