@@ -15,4 +15,8 @@ CREATE TABLE silence (
 CREATE INDEX silence_ends ON silence (ends_at);
 
 -- What was last told about a group of alerts: without it a restart would tell everything again.
-CREATE TABLE notify_group (key TEXT PRIMARY KEY, body TEXT NOT NULL)
+CREATE TABLE notify_group (key TEXT PRIMARY KEY, body TEXT NOT NULL);
+
+-- When an event last failed to be processed: a rule counts these.
+ALTER TABLE webhook_event ADD COLUMN failed_at BIGINT;
+CREATE INDEX webhook_event_failed ON webhook_event (failed_at) WHERE failed_at IS NOT NULL

@@ -400,7 +400,8 @@ impl Config {
         for (name, path, text) in prefixed.chain(of_the_seed) {
             problems.extend(set_text(&mut settings, &schema, &path, text, &format!("environment variable {name}")).err());
         }
-        let rules = read_rules(&configs.join("alerts.toml"))?;
+        let mut rules = read_rules(&configs.join("alerts.toml"))?;
+        problems.extend(rules.settle(|path| number(&settings, path)).err().map(|e| Error::invalid("configuration", e)));
         let config: Self = match Value::Table(settings).try_into() {
             Ok(config) => Self { rules, ..config },
             Err(error) => {
@@ -522,6 +523,14 @@ impl Config {
 fn read_rules(file: &Path) -> Result<Catalogue> {
     let over = if file.exists() { Some(std::fs::read_to_string(file).context(format!("cannot read {}", file.display()))?) } else { None };
     Catalogue::read(DEFAULT_RULES, over.as_deref()).map_err(|e| Error::invalid("configuration", format!("{}: {e}", file.display())))
+}
+
+/// The setting of this name, if it is a number.
+fn number(settings: &Table, path: &str) -> Option<f64> {
+    let (key, sections) = path.rsplit_once('.').map(|(sections, key)| (key, sections))?;
+    let value = sections.split('.').try_fold(settings, |table, section| table.get(section)?.as_table())?.get(key)?;
+    #[expect(clippy::cast_precision_loss, reason = "a limit of an alert")]
+    value.as_float().or_else(|| value.as_integer().map(|n| n as f64))
 }
 
 /// Everything that is wrong in one error.

@@ -76,6 +76,12 @@ fn disk(path: &Path) -> (Option<f64>, Option<u64>) {
     }
 }
 
+/// How many of the file system's files are used; `None` where it has no such limit.
+pub fn inodes_percent(path: &Path) -> Option<f64> {
+    let stat = rustix::fs::statvfs(path).ok().filter(|stat| stat.f_files > 0)?;
+    Some(100.0 * (stat.f_files - stat.f_ffree.min(stat.f_files)) as f64 / stat.f_files as f64)
+}
+
 /// The soft limit of this process, where the kernel tells it (proc_pid_limits(5)).
 fn open_files_limit() -> Option<u64> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;

@@ -83,7 +83,7 @@ impl Signer {
         let unusable =
             || Error::invalid("configuration", format!("{} holds no usable key: delete it and a new one is made", path.display()));
         let pkcs8 = match fs::read_to_string(&path) {
-            Ok(text) => from_hex(text.trim()).ok_or_else(unusable)?,
+            Ok(text) => files::from_hex(text.trim()).ok_or_else(unusable)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let made =
                     Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| Error::internal("no random numbers for a key"))?;
@@ -118,7 +118,7 @@ pub fn verify(key: &PublicKey, bytes: &[u8], signature: &Signature) -> Result<()
     if key.id() != signature.key_id {
         return Err(Error::invalid("signature", format!("it is signed by key {}, not by {}", signature.key_id, key.id())));
     }
-    from_hex(&signature.hex)
+    files::from_hex(&signature.hex)
         .and_then(|hex| UnparsedPublicKey::new(&ED25519, key.0).verify(bytes, &hex).ok())
         .ok_or_else(|| Error::invalid("signature", format!("the signature of key {} does not match: the content was changed", key.id())))
 }
@@ -163,12 +163,6 @@ fn read_public(path: &Path) -> Result<Option<PublicKey>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::from(error).context(format!("cannot read {}", path.display()))),
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect()
 }
 
 fn base64(bytes: &[u8]) -> String {

@@ -2,6 +2,9 @@
 //! journal entry before anybody is told. When it dies, its replacement reads the state back, so a restart neither forgets nor
 //! repeats an alert.
 
+/// What the rules are judged on.
+pub mod figures;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};

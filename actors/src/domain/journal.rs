@@ -63,6 +63,11 @@ impl Verifier {
         Self { writer: writer.into(), next: 1, prev: GENESIS.to_vec(), breaks: Vec::new() }
     }
 
+    /// Goes on after entry `seq`, which was seen to be in its place and had this hash.
+    pub fn after(writer: impl Into<String>, seq: i64, hash: Vec<u8>) -> Self {
+        Self { writer: writer.into(), next: seq + 1, prev: hash, breaks: Vec::new() }
+    }
+
     pub fn entries(&self) -> i64 {
         self.next - 1
     }
@@ -100,6 +105,9 @@ impl Verifier {
         if self.entries() < head_seq {
             let (from, to) = (self.next, head_seq);
             self.report(from, "removed", format!("entries {from} to {to} at the end are missing"));
+        } else if self.entries() > head_seq {
+            let seq = head_seq + 1;
+            self.report(seq, "removed", format!("the chain once had {} entries and now ends with {head_seq}", self.entries()));
         } else if self.breaks.is_empty() && self.prev != head_hash {
             let seq = self.entries();
             self.report(seq, "changed", format!("the last entry {seq} is not the one the store recorded as its head"));
@@ -131,6 +139,21 @@ mod tests {
         }
         verifier.finish(head.0, head.1);
         verifier.breaks.iter().map(|b| (b.seq, b.kind)).collect()
+    }
+
+    #[test]
+    fn a_look_goes_on_where_the_last_one_ended() {
+        let c = chain(6);
+        let breaks = |from: usize, entries: &[Entry], head: (i64, &[u8])| {
+            let mut verifier = Verifier::after("w", c[from].seq, c[from].hash.clone());
+            entries.iter().for_each(|e| verifier.push(e));
+            verifier.finish(head.0, head.1);
+            verifier.breaks.iter().map(|b| (b.seq, b.kind)).collect::<Vec<_>>()
+        };
+        assert_eq!(breaks(2, &c[3..], (6, &c[5].hash)), []);
+        assert_eq!(breaks(5, &[], (6, &c[5].hash)), []);
+        assert_eq!(breaks(5, &[], (4, &c[3].hash)), [(5, "removed")], "what was seen before is not there any more");
+        assert_eq!(breaks(1, &c[3..], (6, &c[5].hash)), [(3, "removed"), (4, "reordered")][..1].to_vec());
     }
 
     #[test]

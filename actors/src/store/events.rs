@@ -245,9 +245,9 @@ impl Store {
 
     /// Records a failed attempt; with `retry_at` the event stays open until then, without it is `failed` for good.
     pub async fn fail_event(&self, n: i64, error: &str, retry_at: Option<DateTime<Utc>>, fact: Fact) -> Result<()> {
-        let sql = "UPDATE webhook_event SET status = ?2, attempts = attempts + 1, error = ?3, next_try_at = ?4 WHERE n = ?1 AND status = 'received'";
+        let sql = "UPDATE webhook_event SET status = ?2, attempts = attempts + 1, error = ?3, next_try_at = ?4, failed_at = ?5 WHERE n = ?1 AND status = 'received'";
         let status = if retry_at.is_some() { "received" } else { "failed" };
-        let batch = Batch::new().guard(sql, vec![n.into(), status.into(), error.into(), retry_at.into()]).journal(fact);
+        let batch = Batch::new().guard(sql, vec![n.into(), status.into(), error.into(), retry_at.into(), fact.at.into()]).journal(fact);
         self.engine.write(batch).await.map(|_| ())
     }
 }

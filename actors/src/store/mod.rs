@@ -13,6 +13,7 @@ mod calls;
 mod canary;
 mod chain;
 mod events;
+mod figures;
 mod finance;
 mod gaps;
 mod interventions;
@@ -29,13 +30,14 @@ mod runs;
 mod schedule;
 mod slo;
 
-use std::{path::Path, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 
 pub use backups::{BackupRow, ProofRow};
 pub use booking::{OpenObjectRow, Origin};
 pub use calls::OpenCall;
 pub use canary::CanaryRow;
 pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
+pub use figures::Revenue;
 pub use gaps::GapRow;
 pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
@@ -126,16 +128,29 @@ impl Store {
 
     /// Walks every chain and compares each with its recorded head. Memory does not grow with the journal.
     pub async fn verify_journal(&self) -> Result<JournalReport> {
+        Ok(self.verify_journal_after(&BTreeMap::new()).await?.0)
+    }
+
+    /// The same for what came after the entries that `seen` names by writer, with their hashes in hex: a look costs what was written since
+    /// the last one. Answers also what to name the next time.
+    pub async fn verify_journal_after(
+        &self,
+        seen: &BTreeMap<String, (i64, String)>,
+    ) -> Result<(JournalReport, BTreeMap<String, (i64, String)>)> {
         let writers =
             self.engine.read("SELECT writer FROM journal_head UNION SELECT DISTINCT writer FROM journal ORDER BY 1", vec![]).await?;
         let mut report = JournalReport { ok: true, entries: 0, chains: Vec::new(), breaks: Vec::new() };
+        let mut marks = BTreeMap::new();
         for row in writers {
             let writer = row.text(0)?;
             // The head first: entries appended while we walk lie beyond it and do not look like a removed tail.
             let head = self.engine.read("SELECT seq, hash FROM journal_head WHERE writer = ?1", vec![writer.into()]).await?;
             let head = head.first().map(|h| Ok::<_, Error>((h.int(0)?, h.blob(1)?.to_vec()))).transpose()?;
-            let mut verifier = Verifier::new(writer);
-            let (mut after, limit) = (0, head.as_ref().map_or(i64::MAX, |(seq, _)| *seq));
+            let mut verifier = match seen.get(writer).and_then(|(seq, hash)| Some((*seq, crate::files::from_hex(hash)?))) {
+                Some((seq, hash)) => Verifier::after(writer, seq, hash),
+                None => Verifier::new(writer),
+            };
+            let (mut after, limit) = (verifier.entries(), head.as_ref().map_or(i64::MAX, |(seq, _)| *seq));
             loop {
                 let page = self.journal_page(writer, after, limit).await?;
                 let Some(last) = page.last() else { break };
@@ -150,10 +165,15 @@ impl Store {
             }
             report.entries += verifier.entries();
             report.chains.push(Chain { writer: writer.to_owned(), entries: verifier.entries(), root: crate::files::hex(verifier.root()) });
+            marks.insert(writer.to_owned(), (verifier.entries(), crate::files::hex(verifier.root())));
             report.breaks.extend(verifier.breaks);
         }
+        for (writer, (seq, _)) in seen.iter().filter(|(writer, _)| !marks.contains_key(*writer)) {
+            let explanation = format!("the whole chain of {writer}, {seq} entries, is gone");
+            report.breaks.push(Break { writer: writer.clone(), seq: 1, kind: "removed", explanation });
+        }
         report.ok = report.breaks.is_empty();
-        Ok(report)
+        Ok((report, marks))
     }
 
     async fn journal_page(&self, writer: &str, after: i64, through: i64) -> Result<Vec<Entry>> {

@@ -16,6 +16,37 @@ pub enum Limit {
     Setting(String),
 }
 
+impl Limit {
+    /// The number; `None` for the name of a setting that was not looked up ([`Catalogue::settle`]).
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Setting(_) => None,
+        }
+    }
+}
+
+/// The systems that alerts are grouped by; `own` is for rules of the user's.
+const SYSTEMS: [&str; 17] = [
+    "alerts",
+    "api",
+    "backup",
+    "database",
+    "jobs",
+    "journal",
+    "levels",
+    "network",
+    "own",
+    "parts",
+    "payments",
+    "payouts",
+    "probes",
+    "pushes",
+    "recon",
+    "resources",
+    "sentinel",
+];
+
 /// A further condition of a rule.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,6 +143,23 @@ impl Catalogue {
         if problems.is_empty() { Ok(all) } else { Err(problems.join("; ")) }
     }
 
+    /// Puts numbers in the place of settings' names. Errors name the rule and the setting that is not there or no number.
+    pub fn settle(&mut self, setting: impl Fn(&str) -> Option<f64>) -> Result<(), String> {
+        let mut problems = Vec::new();
+        for rule in self.rules.values_mut() {
+            let name = rule.name.clone();
+            for limit in rule.limits_mut() {
+                if let Limit::Setting(path) = limit {
+                    match setting(path) {
+                        Some(number) => *limit = Limit::Number(number),
+                        None => problems.push(format!("rules.{name}: there is no setting {path} that is a number")),
+                    }
+                }
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    }
+
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.values().filter(|rule| !rule.off)
     }
@@ -147,6 +195,17 @@ impl Catalogue {
 }
 
 impl Rule {
+    /// The rule's system as the name that checks carry.
+    pub fn known_system(&self) -> Option<&'static str> {
+        SYSTEMS.into_iter().find(|known| *known == self.system)
+    }
+
+    fn limits_mut(&mut self) -> impl Iterator<Item = &mut Limit> {
+        let Self { above, below, at_least, critical_above, critical_below, also, .. } = self;
+        let own = [above, below, at_least, critical_above, critical_below].into_iter().flatten();
+        own.chain(also.iter_mut().map(|also| &mut also.at_least))
+    }
+
     fn problems(&self) -> Vec<String> {
         let name = &self.name;
         let limits = [&self.above, &self.below, &self.at_least].into_iter().flatten().count();
@@ -157,8 +216,8 @@ impl Rule {
         if self.figure.is_some() != (limits == 1) {
             problems.push(format!("rules.{name}: a figure needs one of above, below and at_least, and these need a figure"));
         }
-        if self.system.is_empty() {
-            problems.push(format!("rules.{name}: system is missing"));
+        if self.known_system().is_none() {
+            problems.push(format!("rules.{name}: system must be one of {}, not \"{}\"", SYSTEMS.join(", "), self.system));
         }
         if self.fire_after.is_some_and(|n| !(1..=11).contains(&n)) || self.resolve_after == Some(0) {
             problems.push(format!("rules.{name}: fire_after must be 1 to 11 and resolve_after at least 1"));
@@ -205,6 +264,14 @@ mod tests {
     }
 
     #[test]
+    fn limits_that_are_settings_are_looked_up() {
+        let mut all = Catalogue::read(DEFAULTS, Some("[rules.disk]\nabove = \"alert.warn\"\n")).unwrap();
+        let problem = all.settle(|path| path.starts_with("alert.warn_").then_some(85.0)).expect_err("some are not there");
+        assert!(problem.contains("rules.disk: there is no setting alert.warn that is a number"), "{problem}");
+        assert_eq!(all.of("cpu").unwrap().above, Some(Limit::Number(85.0)));
+    }
+
+    #[test]
     fn causes_are_followed_through_others() {
         let all = Catalogue::read(DEFAULTS, None).unwrap();
         let causes = all.causes_of("backup");
@@ -228,7 +295,8 @@ mod tests {
         for (over, expected) in [
             ("[rules.disk]\nabvoe = 3\n", "rules.disk: unknown field `abvoe`"),
             ("[rules.disk]\nbelow = 3\n", "rules.disk: a figure needs one of"),
-            ("[rules.mine]\nsystem = \"x\"\n", "rules.mine: what, owner and runbook"),
+            ("[rules.mine]\nsystem = \"own\"\n", "rules.mine: what, owner and runbook"),
+            ("[rules.disk]\nsystem = \"disc\"\n", "rules.disk: system must be one of alerts, api"),
             ("[rules.disk]\nfire_after = 0\n", "rules.disk: fire_after"),
             ("[causes]\ndisk = [\"backup\"]\n", "is a cause of itself"),
             ("[causes]\ndisk = 3\n", "causes.disk: must be a list"),

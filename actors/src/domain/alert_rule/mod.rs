@@ -1,10 +1,12 @@
 //! Alerts: a check says how something stands now, `step` turns the sequence of checks of one rule into an alert that fires, holds and
 //! resolves without flapping. Called by the alert actor for every check of `production_alerts` and `ops_sentinel`; it stores the alert.
-//! The rules that make checks from measured values are in `rules.rs`, deviation from the recent past in `anomaly.rs`.
+//! The catalogue of rules is in `catalog.rs`, their judgement of what was measured in `figure.rs`, on recorded history in `replay.rs`.
 
 mod anomaly;
 mod catalog;
-mod rules;
+mod figure;
+mod parts;
+mod replay;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +14,9 @@ use chrono::{DateTime, Utc};
 
 pub use anomaly::{WARM_UP, anomaly};
 pub use catalog::{Also, Catalogue, Limit, Rule};
-pub use rules::{Api, Database, Jobs, Part, Resources, Thresholds, api_health, database, jobs, parts, resources};
+pub use figure::{Sample, judge};
+pub use parts::{Part, parts};
+pub use replay::{Episode, Fared, Replay, replay};
 
 /// How many of the last checks are remembered for flap detection (Nagios uses as many).
 const REMEMBERED: u32 = 21;
