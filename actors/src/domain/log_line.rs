@@ -113,9 +113,7 @@ impl Patterns {
     /// Errors are sentences that name the pattern.
     pub fn new(texts: &[String]) -> Result<Self, String> {
         let list = texts.iter().map(|text| pattern(text)).collect::<Result<Vec<_>, _>>()?;
-        let compiled = |regex: &str| {
-            RegexBuilder::new(regex).multi_line(true).size_limit(COMPILED).build()
-        };
+        let compiled = |regex: &str| RegexBuilder::new(regex).multi_line(true).size_limit(COMPILED).build();
         for pattern in &list {
             let regex = compiled(&pattern.regex).map_err(|error| format!("{:?}: {}", pattern.regex, plain(&error)))?;
             if regex.is_match(b"") {
@@ -154,7 +152,8 @@ impl Patterns {
 }
 
 fn pattern(text: &str) -> Result<Pattern, String> {
-    let wrong = || format!("{text:?}: a pattern is \"SEVERITY REGEX\" or \"SEVERITY/COMPONENT REGEX\", with info, warning or critical first");
+    let wrong =
+        || format!("{text:?}: a pattern is \"SEVERITY REGEX\" or \"SEVERITY/COMPONENT REGEX\", with info, warning or critical first");
     let (first, regex) = text.trim().split_once(char::is_whitespace).ok_or_else(wrong)?;
     let (severity, component) = first.split_once('/').unwrap_or((first, ""));
     let severity = match severity {
@@ -182,7 +181,11 @@ mod tests {
     #[test]
     fn a_line_is_read_for_its_level_and_for_what_a_person_reads_of_it() {
         for (line, structured, expected) in [
-            (r#"{"level":"ERROR","task":"heartbeat","message":"a run failed","error":"no answer"}"#, true, text(Level::Error, "heartbeat: a run failed: no answer")),
+            (
+                r#"{"level":"ERROR","task":"heartbeat","message":"a run failed","error":"no answer"}"#,
+                true,
+                text(Level::Error, "heartbeat: a run failed: no answer"),
+            ),
             (r#"{"severity":"warning","msg":"slow","n":3}"#, false, text(Level::Warning, "slow")),
             (r#"{"ok":false,"ts":"2026-01-01T00:00:00Z"}"#, true, text(Level::Plain, "")),
             (r#"{"level":"WARN","actor":"alert","alert":"disk","message":"fired"}"#, true, Line::Own),

@@ -1,8 +1,6 @@
 //! Reads log files on from where it stopped: only whole lines, only new bytes, through rotation by renaming, by copying and truncating, and
 //! through rewriting. Called by the incident scanner and measured by `benches`. It never changes a file, and never reads more than it may.
 
-mod place;
-
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -11,10 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use place::{Became, Place};
-use place::{HEAD, Look, TAIL, became, digest_of};
-
-use crate::error::{Context as _, Result};
+use crate::{
+    domain::log_place::{Became, HEAD, Look, Place, TAIL, became, digest_of},
+    error::{Context as _, Result},
+};
 
 /// Longer lines are cut for whoever looks at them.
 pub const LONGEST_LINE: usize = 64 * 1024;

@@ -16,6 +16,7 @@ mod events;
 mod figures;
 mod finance;
 mod gaps;
+mod incidents;
 mod interventions;
 mod keys;
 mod ledger;
@@ -28,6 +29,7 @@ mod refunds;
 mod replica;
 mod runs;
 mod schedule;
+mod sentinel;
 mod slo;
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
@@ -39,6 +41,7 @@ pub use canary::CanaryRow;
 pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
 pub use figures::Revenue;
 pub use gaps::GapRow;
+pub use incidents::{IncidentFilter, LogState};
 pub use keys::KeyRow;
 pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
 pub use outbox::NewNotification;
@@ -47,6 +50,7 @@ pub use refunds::{IdempotentAnswer, RefundEnd, RefundIntent};
 pub use replica::{KnownBackup, ReplicaRow};
 pub use runs::{Attempt, Claim, NewRun, Place, RunEnd, RunRow};
 pub use schedule::{AttemptRow, NodeRow, Pause, SlotCount, SlotOutcome};
+pub use sentinel::NewSample;
 
 use self::engine::{Batch, Engine, Fact};
 use crate::{

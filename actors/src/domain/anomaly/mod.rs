@@ -18,6 +18,8 @@ pub const WARM_UP: usize = 30;
 pub const LIMIT: f64 = 4.0;
 /// Values that the shape is learned from before it has a vote.
 const SHAPE_WARM_UP: usize = 120;
+/// How often as strange as the strangest known a stretch must be.
+const STRANGE: f64 = 2.0;
 /// An alarm needs so many odd values among so many.
 const ODD: usize = 2;
 const AMONG: usize = 3;
@@ -98,8 +100,11 @@ pub fn judge(figure: Figure, past: &[Sample], season: &Season, at: i64, value: f
     }
     let values: Vec<f64> = base.iter().map(|sample| sample.value).collect();
     let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let votes =
-        if figure.kind == Kind::Count && mean < FEW { vec![count(mean, value)] } else { measured(figure, &base, &values, season, at, value) };
+    let votes = if figure.kind == Kind::Count && mean < FEW {
+        vec![count(mean, value)]
+    } else {
+        measured(figure, &base, &values, season, at, value)
+    };
     let beyond: Vec<&Vote> = votes.iter().filter(|vote| vote.beyond).collect();
     let odd = beyond.len() >= 2.min(votes.len());
     let alarm = alarm(past, odd, was_alarm);
@@ -119,15 +124,19 @@ pub fn gone(known: usize, missing: usize) -> Option<String> {
     (known >= WARM_UP && missing >= AMONG).then(|| format!("no value for {missing} times in a row, after {known} values"))
 }
 
-/// What counts as ordinary: everything but what was left out, unless that has lasted so long that it is ordinary now.
+/// What counts as ordinary: everything but what was left out. What was left out for so long that it is ordinary now counts, and what was
+/// before it does not any more.
 fn baseline(past: &[Sample]) -> Vec<Sample> {
-    let finite = || past.iter().filter(|sample| sample.value.is_finite());
-    let trailing = finite().rev().take_while(|sample| sample.left_out).count();
-    if trailing >= REBASE {
-        let all = finite().count();
-        return finite().skip(all - trailing).copied().collect();
+    let finite: Vec<Sample> = past.iter().filter(|sample| sample.value.is_finite()).copied().collect();
+    let (mut run, mut settled) = (0, 0..0);
+    for (n, sample) in finite.iter().enumerate() {
+        run = if sample.left_out { run + 1 } else { 0 };
+        if run >= REBASE {
+            settled = n + 1 - run..n + 1;
+        }
     }
-    finite().filter(|sample| !sample.left_out).copied().collect()
+    let counts = |(n, sample): &(usize, &Sample)| settled.contains(n) || (*n >= settled.end && !sample.left_out);
+    finite.iter().enumerate().filter(counts).map(|(_, sample)| *sample).collect()
 }
 
 fn alarm(past: &[Sample], odd: bool, was: bool) -> bool {
@@ -151,15 +160,21 @@ fn measured(figure: Figure, base: &[Sample], values: &[f64], season: &Season, at
     if let Some((median, scale)) = center(&seen, 0.0) {
         vote("median", median, scale, "the median");
     }
-    if let Some((mean, scale)) = fading(&seen, 0.0) {
-        vote("mean", mean, scale, "the fading mean");
-    }
-    if let Some(usual) = season.usual(at).map(see) {
-        let residuals: Vec<f64> =
-            base.iter().zip(&seen).filter_map(|(sample, seen)| Some(seen - see(season.usual(sample.at)?))).collect();
-        if let Some((shift, scale)) = center(&residuals, usual.abs() / 100.0).filter(|_| residuals.len() >= WARM_UP) {
+    // Where a season is known, what it explains is taken out before the others look: else a busy noon hides a busy midnight.
+    let usual = season.usual(at).map(see);
+    let residuals: Vec<f64> = match usual {
+        Some(_) => base.iter().zip(&seen).filter_map(|(sample, seen)| Some(seen - see(season.usual(sample.at)?))).collect(),
+        None => Vec::new(),
+    };
+    if let Some(usual) = usual.filter(|_| residuals.len() >= WARM_UP) {
+        if let Some((shift, scale)) = center(&residuals, usual.abs() / 100.0) {
             vote("season", usual + shift, scale, "what is usual at this time,");
         }
+        if let Some((shift, scale)) = fading(&residuals, usual.abs() / 100.0) {
+            vote("mean", usual + shift, scale, "that and the fading mean,");
+        }
+    } else if let Some((mean, scale)) = fading(&seen, 0.0) {
+        vote("mean", mean, scale, "the fading mean");
     }
     // It alone decides nothing, so it is asked only where another one is beyond.
     if votes.iter().any(|vote| vote.beyond) {
@@ -179,8 +194,8 @@ fn shape_vote(seen: &[f64], now: f64, floor: f64) -> Option<Vote> {
         shape.push((value / floor).round());
     }
     let strange = shape.push((now / floor).round())?;
-    // Far beyond everything known: by its construction something is the strangest ever once in a while.
-    let score = strange.score() / 4.0;
+    // Beyond everything known by far: by its construction something is the strangest ever once in a while.
+    let score = strange.score() / STRANGE;
     let words = format!("the last {WIDTH} values together are {:.1} times as strange as any before", strange.ratio);
     Some(Vote { method: "shape", distance: (score * LIMIT).min(1e6), beyond: score > 1.0, words })
 }

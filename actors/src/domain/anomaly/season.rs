@@ -57,7 +57,16 @@ mod tests {
                     let half_hour = 100_000 - back;
                     let noon = half_hour % PER_DAY == 100_000 % PER_DAY;
                     let monday = back % PER_WEEK == 0;
-                    (half_hour, if monday { 90.0 } else if noon { 50.0 } else { 10.0 })
+                    (
+                        half_hour,
+                        if monday {
+                            90.0
+                        } else if noon {
+                            50.0
+                        } else {
+                            10.0
+                        },
+                    )
                 })
                 .collect()
         };

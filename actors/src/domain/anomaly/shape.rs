@@ -87,7 +87,13 @@ impl Shape {
         let distance = self.distance(&whiten(&self.factor, &window), NEIGHBOURS);
         let below = self.scores.iter().filter(|score| **score < distance).count();
         let most = self.scores.iter().copied().fold(0.0, f64::max);
-        let ratio = if most > 0.0 { distance / most } else if distance > 0.0 { f64::INFINITY } else { 0.0 };
+        let ratio = if most > 0.0 {
+            distance / most
+        } else if distance > 0.0 {
+            f64::INFINITY
+        } else {
+            0.0
+        };
         let rank = below as f64 / self.scores.len() as f64;
         // What is seen now becomes what others are compared with only a whole warm-up later: an outage must not excuse itself.
         if self.waiting.len() >= period

@@ -35,8 +35,10 @@ pub struct Settings {
 pub struct Finding {
     /// What it is, the same at every look: `alert:disk_low`, `template:3f…`, `recon:exc_…`.
     pub signal: String,
-    /// What it is about, in the catalogue's graph of causes; empty if nobody knows.
+    /// What it is about, in the catalogue's graph of causes: an open incident of a cause takes it in.
     pub component: String,
+    /// Its own cause, if no other is known: the component, or the signal where a component says too little.
+    pub key: String,
     /// Where it was found: `alert`, `slo`, `recon`, `sentinel`, `log`.
     pub source: &'static str,
     pub severity: Severity,
@@ -190,7 +192,7 @@ struct Desk {
 
 impl Desk {
     fn take(&mut self, finding: &Finding, causes: &BTreeSet<String>, new_id: &mut impl FnMut() -> String) {
-        let key = if finding.component.is_empty() { &finding.signal } else { &finding.component };
+        let key = &finding.key;
         let open = |all: &[Incident], key: &str| all.iter().position(|i| i.state == State::Open && i.key == key);
         // Where it was seen last is where it belongs, as long as that is open.
         let seen = self.all.iter().position(|i| i.state == State::Open && i.signals.contains_key(&finding.signal));
@@ -262,7 +264,7 @@ impl Desk {
 
     fn add(&mut self, at: usize, finding: &Finding) {
         let incident = &mut self.all[at];
-        let own = incident.key == finding.component || incident.key == finding.signal || incident.key == OVERFLOW;
+        let own = incident.key == finding.key || incident.key == OVERFLOW;
         let id = incident.id.clone();
         let is_new = !incident.signals.contains_key(&finding.signal) && incident.signals.len() < SIGNALS;
         // An effect may look worse than its cause; what is to be done is the same.

@@ -20,7 +20,7 @@ static SECRETS: LazyLock<Regex> = LazyLock::new(|| {
         r"|(?P<url>://[^\s/:@]*:)[^\s/@]+@",
         r"|(?P<slack>hooks\.slack\.com/services/|api\.telegram\.org/bot)[^\s/]+\S*",
         r"|(?P<email>[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)",
-        r"|(?P<card>\b(?:\d[ -]?){13,19}\b)",
+        r"|(?P<card>\b(?:\d[ -]?){12,18}\d\b)",
     ))
     .expect("the patterns are tested")
 });

@@ -22,6 +22,7 @@ fn finding(signal: &str, component: &str, minute: i64) -> Finding {
     Finding {
         signal: signal.into(),
         component: component.into(),
+        key: if component.is_empty() { signal } else { component }.into(),
         source: "alert",
         severity: Severity::Warning,
         title: format!("title of {signal}"),
@@ -97,10 +98,7 @@ fn one_cause_is_one_incident_with_its_effects_inside() {
     story.look(5, &[finding("alert:disk_low", "disk", 5), finding("template:abc", "", 5)]);
     assert_eq!(story.known.len(), 2);
     assert_eq!(story.one("inc_2").key, "template:abc");
-    assert_eq!(
-        story.timeline,
-        ["0 inc_1 opened", "0 inc_1 effect", "0 inc_1 effect", "5 inc_1 signal", "5 inc_2 opened"]
-    );
+    assert_eq!(story.timeline, ["0 inc_1 opened", "0 inc_1 effect", "0 inc_1 effect", "5 inc_1 signal", "5 inc_2 opened"]);
 }
 
 #[test]
@@ -165,7 +163,12 @@ fn the_first_sample_and_the_latest_are_kept() {
 
 #[test]
 fn the_order_of_findings_makes_no_difference() {
-    let all = [finding("alert:backup_age", "backup", 0), finding("alert:disk", "disk", 0), finding("log:x", "", 0), finding("alert:db", "database", 0)];
+    let all = [
+        finding("alert:backup_age", "backup", 0),
+        finding("alert:disk", "disk", 0),
+        finding("log:x", "", 0),
+        finding("alert:db", "database", 0),
+    ];
     let ends: Vec<Vec<Incident>> = (0..all.len())
         .map(|turn| {
             let mut story = Story::default();

@@ -197,7 +197,8 @@ impl Miner {
         if self.templates.len() < self.settings.max_templates.max(1) {
             return;
         }
-        let oldest = (0..self.templates.len()).min_by_key(|at| (self.templates[*at].template.last_seen, self.templates[*at].template.id.clone()));
+        let oldest =
+            (0..self.templates.len()).min_by_key(|at| (self.templates[*at].template.last_seen, self.templates[*at].template.id.clone()));
         if let Some(at) = oldest {
             self.templates.remove(at);
         }

@@ -58,7 +58,8 @@ fn the_number_of_templates_is_bounded_and_the_longest_unseen_goes() {
 
 #[test]
 fn the_same_lines_give_the_same_templates() {
-    let lines: Vec<String> = (0..300).map(|n: u64| format!("kind{} of {} at {}", n.wrapping_mul(7919) % 5, n % 3, n.wrapping_mul(31) % 11)).collect();
+    let lines: Vec<String> =
+        (0..300).map(|n: u64| format!("kind{} of {} at {}", n.wrapping_mul(7919) % 5, n % 3, n.wrapping_mul(31) % 11)).collect();
     let run = || {
         let mut miner = miner();
         lines.iter().map(|line| miner.learn(line, at(0)).template).collect::<Vec<_>>()

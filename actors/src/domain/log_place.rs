@@ -1,12 +1,12 @@
 //! How far a log file was read, and by what it is known again: device and inode, the first bytes, and those before the place. Called by
-//! `mod.rs`. Pure but for the digests; it decides whether a file is still the one that was read, it never reads one.
+//! `logscan`, which reads the files. It decides whether a file is still the one that was read; it never opens one.
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
 /// Bytes at the beginning, and before the place, that a file is known by.
-pub(super) const HEAD: u64 = 256;
-pub(super) const TAIL: u64 = 64;
+pub const HEAD: u64 = 256;
+pub const TAIL: u64 = 64;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
@@ -26,13 +26,13 @@ pub struct Place {
 
 /// A file as it is now, looked at with a place in mind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Look {
-    pub(super) device: u64,
-    pub(super) inode: u64,
-    pub(super) bytes: u64,
+pub struct Look {
+    pub device: u64,
+    pub inode: u64,
+    pub bytes: u64,
     /// Of the place's `head_bytes` and before its `offset`; `None` where the file is shorter.
-    pub(super) head: Option<String>,
-    pub(super) tail: Option<String>,
+    pub head: Option<String>,
+    pub tail: Option<String>,
 }
 
 /// What became of the file under a name.
@@ -49,7 +49,8 @@ pub enum Became {
     Replaced,
 }
 
-pub(super) fn became(place: &Place, look: &Look) -> Became {
+/// What became of what was read as `place`, now that the file looks so.
+pub fn became(place: &Place, look: &Look) -> Became {
     let is_it = (place.device, place.inode) == (look.device, look.inode);
     if place.offset == 0 {
         return if is_it { Became::Same } else { Became::Replaced };
@@ -66,8 +67,10 @@ pub(super) fn became(place: &Place, look: &Look) -> Became {
     }
 }
 
-pub(super) fn digest_of(bytes: &[u8]) -> String {
-    crate::files::hex(&digest::digest(&digest::SHA256, bytes).as_ref()[..8])
+/// 16 hex digits.
+pub fn digest_of(bytes: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    digest.as_ref()[..8].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 #[cfg(test)]
@@ -77,7 +80,8 @@ mod tests {
     #[test]
     fn content_decides_before_the_inode_does() {
         let place = Place { device: 1, inode: 7, offset: 100, head_bytes: 100, head: "h".into(), tail: "t".into(), skipping: false };
-        let look = |inode, bytes, head: &str, tail: &str| Look { device: 1, inode, bytes, head: Some(head.into()), tail: Some(tail.into()) };
+        let look =
+            |inode, bytes, head: &str, tail: &str| Look { device: 1, inode, bytes, head: Some(head.into()), tail: Some(tail.into()) };
         for (look, expected) in [
             (look(7, 100, "h", "t"), Became::Same),
             (look(7, 900, "h", "t"), Became::Same),
