@@ -26,6 +26,12 @@ use crate::{
     files,
 };
 
+mod levels;
+mod probes;
+
+pub use levels::SERVICES;
+pub use probes::host_and_port;
+
 /// Every setting with its sentence and default.
 pub const DEFAULTS: &str = include_str!("../../configs/echopilot.toml");
 
@@ -68,6 +74,7 @@ section!(AlertThresholds {
     revenue_drop_percent: f64,
     fire_after: u32,
     resolve_after: u32,
+    watch_every_s: u64,
     observations_days: i64,
     history_days: i64,
 });
@@ -211,6 +218,7 @@ pub struct ObjectiveSettings {
     pub zone: String,
     pub min_events: u64,
     pub timeslice_s: u64,
+    pub timeslice_target: f64,
     pub no_data: bool,
     pub enabled: bool,
 }
@@ -226,6 +234,7 @@ impl Default for ObjectiveSettings {
             zone: "UTC".into(),
             min_events: 20,
             timeslice_s: 0,
+            timeslice_target: 0.95,
             no_data: true,
             enabled: true,
         }
@@ -330,6 +339,9 @@ pub struct Config {
     #[serde(skip)]
     pub rules: Catalogue,
     pub incidents: Incidents,
+    /// Every setting that is a number, by its path: rules name some as their limits.
+    #[serde(skip)]
+    numbers: BTreeMap<String, f64>,
     pub heartbeat: Heartbeat,
     pub backup: Backup,
     pub retention: Retention,
@@ -414,9 +426,11 @@ impl Config {
             problems.extend(set_text(&mut settings, &schema, &path, text, &format!("environment variable {name}")).err());
         }
         let mut rules = read_rules(&configs.join("alerts.toml"))?;
-        problems.extend(rules.settle(|path| number(&settings, path)).err().map(|e| Error::invalid("configuration", e)));
+        let mut numbers = BTreeMap::new();
+        collect_numbers(&settings, "", &mut numbers);
+        problems.extend(rules.settle(|path| numbers.get(path).copied()).err().map(|e| Error::invalid("configuration", e)));
         let config: Self = match Value::Table(settings).try_into() {
-            Ok(config) => Self { rules, ..config },
+            Ok(config) => Self { rules, numbers, ..config },
             Err(error) => {
                 problems.push(Error::invalid("configuration", error.to_string().trim()));
                 return Err(together(&problems));
@@ -430,6 +444,11 @@ impl Config {
         }
         problems.extend(config.validate().err());
         if problems.is_empty() { Ok(config) } else { Err(together(&problems)) }
+    }
+
+    /// The setting of this path (`alert.warn_percent`), if it is a number.
+    pub fn number(&self, path: &str) -> Option<f64> {
+        self.numbers.get(path).copied()
     }
 
     /// Rules that a type cannot say. All broken ones are named together.
@@ -483,6 +502,7 @@ impl Config {
                 !self.provider.mode.is_live() || self.provider.base_url.starts_with("https://"),
                 "provider.base_url must be https:// in live mode",
             ),
+            ((1..=300).contains(&self.alert.watch_every_s), "alert.watch_every_s must be 1 to 300"),
             (
                 [self.alert.observations_days, self.alert.history_days].iter().all(|days| (1..=36_500).contains(days)),
                 "alert.observations_days and alert.history_days must be 1 to 36500",
@@ -522,6 +542,8 @@ impl Config {
         broken.extend(
             self.notify.maintenance.iter().filter_map(|text| Blackout::parse(text, None).err()).map(|e| format!("notify.maintenance: {e}")),
         );
+        broken.extend(self.level_problems());
+        broken.extend(self.probe_problems());
         broken.extend(Place::parse(&self.replica.url, &self.replica.endpoint).err());
         broken.extend(self.backup.include.iter().filter_map(|item| Include::parse(item).err()));
         broken.extend(Patterns::new(&self.backup.exclude).err().map(|e| format!("backup.exclude: {e}")));
@@ -548,12 +570,17 @@ fn read_rules(file: &Path) -> Result<Catalogue> {
     Catalogue::read(DEFAULT_RULES, over.as_deref()).map_err(|e| Error::invalid("configuration", format!("{}: {e}", file.display())))
 }
 
-/// The setting of this name, if it is a number.
-fn number(settings: &Table, path: &str) -> Option<f64> {
-    let (key, sections) = path.rsplit_once('.').map(|(sections, key)| (key, sections))?;
-    let value = sections.split('.').try_fold(settings, |table, section| table.get(section)?.as_table())?.get(key)?;
-    #[expect(clippy::cast_precision_loss, reason = "a limit of an alert")]
-    value.as_float().or_else(|| value.as_integer().map(|n| n as f64))
+fn collect_numbers(table: &Table, prefix: &str, numbers: &mut BTreeMap<String, f64>) {
+    for (key, value) in table {
+        let path = format!("{prefix}{key}");
+        match value {
+            Value::Table(inner) => collect_numbers(inner, &format!("{path}."), numbers),
+            Value::Float(number) => drop(numbers.insert(path, *number)),
+            #[expect(clippy::cast_precision_loss, reason = "a limit of an alert")]
+            Value::Integer(number) => drop(numbers.insert(path, *number as f64)),
+            _ => {}
+        }
+    }
 }
 
 /// Everything that is wrong in one error.

@@ -37,8 +37,12 @@ pub mod logscan;
 pub mod mailbox;
 /// [basic] CPU, memory, disk and open files.
 pub mod measure;
+/// [basic] Counts events per service and minute.
+pub mod meter;
 /// [family] What an operator can do, one operation per file.
 pub mod operations;
+/// [family] What asks things outside whether they are well.
+pub mod probe;
 /// [family] Payment companies, and the built-in sandbox.
 pub mod providers;
 /// [actor] Reconciliation runs and open exceptions.

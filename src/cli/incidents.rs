@@ -94,7 +94,16 @@ fn list(answer: &Json) -> String {
     let rows: Vec<_> = members(answer, "incidents")
         .map(|i| {
             let who = i["acknowledged_by"].as_str().unwrap_or_default().to_owned();
-            vec![state(&text(i, "severity")), text(i, "id"), text(i, "state"), text(i, "title"), text(i, "count"), at_risk(i), text(i, "opened_at"), who]
+            vec![
+                state(&text(i, "severity")),
+                text(i, "id"),
+                text(i, "state"),
+                text(i, "title"),
+                text(i, "count"),
+                at_risk(i),
+                text(i, "opened_at"),
+                who,
+            ]
         })
         .collect();
     if rows.is_empty() {
@@ -128,7 +137,13 @@ fn one(i: &Json) -> String {
     }
     for signal in members(i, "signals") {
         let effect = if signal["is_effect"] == true { "effect" } else { "signal" };
-        lines.push(format!("{effect:<18}{} ({}, {} times): {}", text(signal, "title"), text(signal, "source"), signal["count"], text(signal, "text")));
+        lines.push(format!(
+            "{effect:<18}{} ({}, {} times): {}",
+            text(signal, "title"),
+            text(signal, "source"),
+            signal["count"],
+            text(signal, "text")
+        ));
     }
     lines.extend(i["samples"].as_array().into_iter().flatten().map(|s| format!("sample            {}", s.as_str().unwrap_or_default())));
     lines.extend(members(i, "timeline").map(|e| format!("{}  {:<14}{}", text(e, "at"), text(e, "kind"), text(e, "text"))));

@@ -128,19 +128,27 @@ fn moment(text: &str) -> std::result::Result<DateTime<Utc>, String> {
     text.parse().or_else(|_| day()).map_err(|_| "neither a time like 2026-03-01T08:00:00Z nor a day like 2026-03-01".to_owned())
 }
 
+/// 90m, 2h or 3d.
+fn length(text: &str) -> Option<TimeDelta> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number = number.parse::<u32>().ok().map(i64::from)?;
+    match unit {
+        "m" => TimeDelta::try_minutes(number),
+        "h" => TimeDelta::try_hours(number),
+        "d" => TimeDelta::try_days(number),
+        _ => None,
+    }
+}
+
+/// A moment, or a length before now.
+pub(super) fn past(text: &str) -> std::result::Result<DateTime<Utc>, String> {
+    let before_now = || length(text).and_then(|length| Clock::default().now().checked_sub_signed(length));
+    moment(text).or_else(|why| before_now().ok_or_else(|| format!("{why}, nor a length like 90m, 2h or 3d")))
+}
+
 /// A moment, or a length from now.
-fn future(text: &str) -> std::result::Result<DateTime<Utc>, String> {
-    let length = || {
-        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let number = number.parse::<u32>().ok().map(i64::from)?;
-        match unit {
-            "m" => TimeDelta::try_minutes(number),
-            "h" => TimeDelta::try_hours(number),
-            "d" => TimeDelta::try_days(number),
-            _ => None,
-        }
-    };
-    let from_now = || length().and_then(|length| Clock::default().now().checked_add_signed(length));
+pub(super) fn future(text: &str) -> std::result::Result<DateTime<Utc>, String> {
+    let from_now = || length(text).and_then(|length| Clock::default().now().checked_add_signed(length));
     moment(text).or_else(|why| from_now().ok_or_else(|| format!("{why}, nor a length like 90m, 2h or 3d")))
 }
 

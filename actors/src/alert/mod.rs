@@ -4,11 +4,13 @@
 
 /// What the rules are judged on.
 pub mod figures;
+mod watch;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
+use tokio::task::JoinSet;
 
 use crate::{
     actor::{self, Probe, Probed, Reply},
@@ -70,6 +72,8 @@ pub struct State {
     env: Env,
     /// By fingerprint; `None` until the store has been read.
     alerts: Option<BTreeMap<String, Alert>>,
+    /// Ends with the actor.
+    _watch: JoinSet<()>,
 }
 
 impl Actor for Alerts {
@@ -78,7 +82,11 @@ impl Actor for Alerts {
     type Arguments = Env;
 
     async fn pre_start(&self, _: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
-        Ok(State { env, alerts: None })
+        let mut watch = JoinSet::new();
+        if env.config().timer.enabled {
+            watch.spawn(watch::run(env.clone()));
+        }
+        Ok(State { env, alerts: None, _watch: watch })
     }
 
     async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {

@@ -8,6 +8,7 @@ mod backup;
 mod contents;
 mod customers;
 mod health;
+mod incidents;
 mod insight;
 mod journal;
 mod keys;
@@ -22,6 +23,7 @@ mod reports;
 /// Answers and errors as HTTP; the pages use it too.
 pub mod respond;
 mod route;
+mod rules;
 /// The browser's session; the pages ask who is signed in.
 pub mod session;
 mod slo;
@@ -172,7 +174,9 @@ fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
         customers::routes(shell),
         tasks::routes(shell),
         recon::routes(shell),
+        rules::routes(shell),
         alerts::routes(shell),
+        incidents::routes(shell),
         reports::routes(shell),
         supervisor::routes(shell),
         journal::routes(shell),

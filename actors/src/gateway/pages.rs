@@ -64,6 +64,8 @@ pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
     // Money, backups, the tasks, one task, and the supervisor's parts.
     let operator = warp::path!("money")
         .map(|| Place::Money)
+        .or(warp::path!("levels").map(|| Place::Levels))
+        .unify()
         .or(warp::path!("backups").map(|| Place::Backups))
         .unify()
         .or(warp::path!("tasks").map(|| Place::Tasks))
@@ -71,6 +73,8 @@ pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
         .or(warp::path!("tasks" / String).map(Place::Task))
         .unify()
         .or(warp::path!("parts").map(|| Place::Parts))
+        .unify()
+        .or(warp::path!("incidents").map(|| Place::Incidents))
         .unify()
         .and(read())
         .and(env())
@@ -101,18 +105,27 @@ struct Currency {
 }
 
 /// The pages of an operator, as the header links them.
-const PAGES: [(&str, &str); 5] =
-    [("/", "Dashboard"), ("/money", "Money"), ("/backups", "Backups"), ("/tasks", "Tasks"), ("/parts", "Parts")];
+const PAGES: [(&str, &str); 7] = [
+    ("/", "Dashboard"),
+    ("/money", "Money"),
+    ("/levels", "Levels"),
+    ("/backups", "Backups"),
+    ("/tasks", "Tasks"),
+    ("/incidents", "Incidents"),
+    ("/parts", "Parts"),
+];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where an operator wants to go.
 #[derive(Debug)]
 enum Place {
     Money,
+    Levels,
     Backups,
     Tasks,
     Task(String),
     Parts,
+    Incidents,
 }
 
 #[derive(Template)]
@@ -127,6 +140,14 @@ struct DashboardPage {
 #[derive(Template)]
 #[template(path = "money.html")]
 struct MoneyPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "levels.html")]
+struct LevelsPage {
     chrome: Chrome,
     version: &'static str,
     here: &'static str,
@@ -160,6 +181,14 @@ struct TaskPage {
 #[derive(Template)]
 #[template(path = "parts.html")]
 struct PartsPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "incidents.html")]
+struct IncidentsPage {
     chrome: Chrome,
     version: &'static str,
     here: &'static str,
@@ -276,8 +305,10 @@ async fn operator(place: Place, env: Env, headers: HeaderMap) -> Response {
     let (chrome, version) = (Chrome::of(&env), VERSION);
     let page = match place {
         Place::Money => render(&MoneyPage { chrome, version, here: "/money" }),
+        Place::Levels => render(&LevelsPage { chrome, version, here: "/levels" }),
         Place::Backups => render(&BackupsPage { chrome, version, here: "/backups" }),
         Place::Tasks => render(&TasksPage { chrome, version, here: "/tasks" }),
+        Place::Incidents => render(&IncidentsPage { chrome, version, here: "/incidents" }),
         Place::Parts => render(&PartsPage { chrome, version, here: "/parts" }),
         Place::Task(task) => match tasks::find(&env, &task).await {
             Err(error) if error.code == Code::NotFound => {

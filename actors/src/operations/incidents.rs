@@ -22,13 +22,9 @@ pub async fn list(env: &Env, state: &str, after: &str, limit: usize) -> Result<(
     }
     let before = match after {
         "" => 0,
-        id => env
-            .store()
-            .incident(id)
-            .await?
-            .ok_or_else(|| Error::field("after", "this cursor is not known"))?
-            .updated_at
-            .timestamp_micros(),
+        id => {
+            env.store().incident(id).await?.ok_or_else(|| Error::field("after", "this cursor is not known"))?.updated_at.timestamp_micros()
+        }
     };
     let asked = i64::try_from(limit).unwrap_or(i64::MAX - 1);
     let filter = IncidentFilter { state: state.to_owned(), before, limit: asked.saturating_add(1) };
@@ -81,8 +77,8 @@ async fn change(
     // The scanner may write between our reading and our writing: then what it found is looked at first.
     for _ in 0..3 {
         let incident = find(env, id).await?;
-        let (changed, event) = decide(&incident, env.now())
-            .map_err(|why| Error::conflict("incident_state", why).with("state", incident.state.as_str()))?;
+        let (changed, event) =
+            decide(&incident, env.now()).map_err(|why| Error::conflict("incident_state", why).with("state", incident.state.as_str()))?;
         let fact = env.fact(kind, id, json!({"by": event.by, "text": event.text}));
         if env.store().decide_incident(&incident, &changed, &event, fact).await? {
             return one(env, id).await;

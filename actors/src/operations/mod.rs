@@ -11,8 +11,11 @@ pub mod create_invoice;
 pub mod demo;
 /// What does not agree, and what is decided about it.
 pub mod exceptions;
+pub mod exclude;
 /// Findings as CSV.
 pub mod export;
+/// What went wrong, and what people do about it.
+pub mod incidents;
 /// A customer's invoices, over all customers with that address.
 pub mod invoices;
 /// API keys.
@@ -21,6 +24,8 @@ pub mod keys;
 pub mod portal_link;
 /// Refunds the newest payment, in test mode.
 pub mod refund_last;
+/// When rules would have fired on recorded history.
+pub mod replay_alerts;
 /// Stored events, processed again.
 pub mod replay_events;
 /// Refunds that were left open, brought to their end.

@@ -20,6 +20,7 @@ mod incidents;
 mod interventions;
 mod keys;
 mod ledger;
+mod maintenance;
 #[cfg(test)]
 mod money_tests;
 mod outbox;
@@ -43,7 +44,7 @@ pub use figures::Revenue;
 pub use gaps::GapRow;
 pub use incidents::{IncidentFilter, LogState};
 pub use keys::KeyRow;
-pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
+pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow, PaymentInTime};
 pub use outbox::NewNotification;
 pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, KeptRecon, NewRecon};
 pub use refunds::{IdempotentAnswer, RefundEnd, RefundIntent};
@@ -51,6 +52,7 @@ pub use replica::{KnownBackup, ReplicaRow};
 pub use runs::{Attempt, Claim, NewRun, Place, RunEnd, RunRow};
 pub use schedule::{AttemptRow, NodeRow, Pause, SlotCount, SlotOutcome};
 pub use sentinel::NewSample;
+pub use slo::ProbeRow;
 
 use self::engine::{Batch, Engine, Fact};
 use crate::{

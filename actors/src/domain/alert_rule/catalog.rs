@@ -75,6 +75,8 @@ pub struct Rule {
     #[serde(rename = "where")]
     pub matches: BTreeMap<String, String>,
     pub also: Vec<Also>,
+    /// It fires only after it was bad for so long.
+    pub for_s: i64,
     /// `None`: as configured in `[alert]`.
     pub fire_after: Option<u32>,
     pub resolve_after: Option<u32>,
@@ -218,6 +220,9 @@ impl Rule {
         }
         if self.known_system().is_none() {
             problems.push(format!("rules.{name}: system must be one of {}, not \"{}\"", SYSTEMS.join(", "), self.system));
+        }
+        if !(0..=86_400).contains(&self.for_s) {
+            problems.push(format!("rules.{name}: for_s must be 0 to 86400"));
         }
         if self.fire_after.is_some_and(|n| !(1..=11).contains(&n)) || self.resolve_after == Some(0) {
             problems.push(format!("rules.{name}: fire_after must be 1 to 11 and resolve_after at least 1"));
