@@ -16,7 +16,7 @@ use crate::{
     domain::{
         alert_rule::{Catalogue, Severity},
         archive::Include,
-        log_line,
+        log_line, push,
         replica::Place,
         retention::Policy,
         schedule::{Blackout, CatchUp, Overlap},
@@ -98,6 +98,7 @@ section!(EmailChannel {
     from: String,
     to: Vec<String>,
     tls: String,
+    ca_file: PathBuf,
     timeout_s: u64,
 });
 section!(SlackChannel { min_severity: Severity, per_minute: u32 });
@@ -204,6 +205,7 @@ pub struct TaskSettings {
     pub retries: Option<u32>,
     pub pause_after: Option<u32>,
     pub blackout: Option<Vec<String>>,
+    pub ping_url: Option<String>,
 }
 
 /// A further service level; the comment in `configs/echopilot.toml` has each key's sentence.
@@ -279,6 +281,47 @@ pub struct PushSettings {
 impl Default for PushSettings {
     fn default() -> Self {
         Self { every_s: 86_400, schedule: None, zone: None, grace_s: 3600 }
+    }
+}
+
+impl PushSettings {
+    /// When it is to report. The error names the setting.
+    pub fn plan(&self, name: &str) -> Result<push::Plan, String> {
+        if !push::is_name(name) {
+            return Err(format!("pushes.{name}: a name has lowercase letters, digits and - _ . only: it is part of the ping URL"));
+        }
+        push::Plan::new(self.every_s, self.schedule.as_deref(), self.zone.as_deref(), self.grace_s)
+            .map_err(|e| format!("pushes.{name}: {e}"))
+    }
+}
+
+impl Channels {
+    fn problems(&self) -> Vec<String> {
+        let url = |text: &str| text.is_empty() || text.starts_with("http://") || text.starts_with("https://");
+        let mut problems = Vec::new();
+        for (name, text) in [
+            ("telegram", &self.telegram.url),
+            ("webhook", &self.webhook.url),
+            ("alertmanager", &self.alertmanager.url),
+            ("pagerduty", &self.pagerduty.url),
+            ("ntfy", &self.ntfy.url),
+        ] {
+            if !url(text) {
+                problems.push(format!("channels.{name}.url must start with http:// or https://"));
+            }
+        }
+        let host = &self.email.host;
+        let here = host.is_empty() || host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        match self.email.tls.as_str() {
+            "starttls" | "tls" => {}
+            "none" if here => {}
+            "none" => problems.push(format!("channels.email.tls = \"none\" is for a server on this machine only, not for {host}")),
+            other => problems.push(format!("channels.email.tls must be starttls, tls or none, not {other:?}")),
+        }
+        if self.email.timeout_s == 0 {
+            problems.push("channels.email.timeout_s must be at least 1".to_owned());
+        }
+        problems
     }
 }
 
@@ -544,6 +587,8 @@ impl Config {
         );
         broken.extend(self.level_problems());
         broken.extend(self.probe_problems());
+        broken.extend(self.channels.problems());
+        broken.extend(self.pushes.iter().filter_map(|(name, push)| push.plan(name).err()));
         broken.extend(Place::parse(&self.replica.url, &self.replica.endpoint).err());
         broken.extend(self.backup.include.iter().filter_map(|item| Include::parse(item).err()));
         broken.extend(Patterns::new(&self.backup.exclude).err().map(|e| format!("backup.exclude: {e}")));

@@ -21,7 +21,7 @@ use crate::{
     env::{Clock, Env, Parts},
     error::{Context as _, Error, Result},
     execution::{self, Workshop},
-    files, gateway, ingest, insight,
+    files, gateway, ingest, insight, ping,
     providers::{
         sandbox::{Sandbox, Settings},
         stripe::{self, Answered, Client, Outbox},
@@ -135,6 +135,9 @@ impl Daemon {
             return Ok(());
         }
         let env = &self.env;
+        if !env.config().heartbeat.url.is_empty() {
+            drop(ping::tell(env, &env.config().heartbeat.url, ping::Signal::Start, None, String::new())); // nobody waits for it
+        }
         if let Some(sandbox) = env.sandbox() {
             let url = format!("http://{}/api/payments/webhook", env.server_address());
             let secret = env.secrets().webhook.first().ok_or_else(|| Error::internal("there is no webhook secret"))?;

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     env::rfc3339,
     error::{Error, Result},
-    files,
+    files, ping,
     store::{Attempt, RunEnd},
     task::{Record, Run, TaskSpec},
 };
@@ -92,6 +92,7 @@ pub async fn carry_out(spec: &TaskSpec, run: Run, waits: bool, cancel: Cancel, w
     let mut course = Course { spec, run, cancel, workshop, began: Arc::default(), started: Instant::now(), stuck: None };
     let end = match course.dependency(waits).await {
         Ok(()) => {
+            course.ping(ping::Signal::Start, String::new());
             course.started = Instant::now(); // waiting for another task is not its own time
             course.attempts().await
         }
@@ -275,8 +276,20 @@ impl Course<'_> {
         json!({"ok": result["ok"], "ts": result["ts"], "run_id": result["run_id"], "truncated": true, "bytes": bytes, "file": self.spec.latest.or(self.spec.history)})
     }
 
+    /// Tells the task's own dead man's switch, if it has one; nobody waits for that.
+    fn ping(&self, signal: ping::Signal, body: String) {
+        if let Some(url) = &self.spec.ping_url {
+            drop(ping::tell(&self.run.env, url, signal, Some(&self.run.run_id), body));
+        }
+    }
+
     async fn finish(&self, end: &RunEnd) {
         let (task, run_id, cause) = (self.spec.name, &self.run.run_id, self.run.cause);
+        match end.state {
+            "succeeded" => self.ping(ping::Signal::Success, String::new()),
+            "skipped" => {}
+            state => self.ping(ping::Signal::Fail, format!("{state}: {}", end.error.as_deref().unwrap_or_default())),
+        }
         match &end.error {
             None => tracing::info!(task, run_id, cause, state = end.state, attempts = end.attempts, "run ended"),
             Some(error) => tracing::error!(task, run_id, cause, state = end.state, attempts = end.attempts, error, "run ended"),

@@ -9,6 +9,8 @@ pub mod alert;
 pub mod archive;
 /// [actor] The backup lock, archives and their proofs.
 pub mod backup;
+/// [family] Ways of telling a person, one per file.
+pub mod channels;
 /// [basic] Settings and secrets.
 pub mod config;
 /// [basic] Puts all the parts together.
@@ -41,6 +43,8 @@ pub mod measure;
 pub mod meter;
 /// [family] What an operator can do, one operation per file.
 pub mod operations;
+/// [basic] Pings to a dead man's switch outside.
+pub mod ping;
 /// [family] What asks things outside whether they are well.
 pub mod probe;
 /// [family] Payment companies, and the built-in sandbox.

@@ -77,6 +77,8 @@ pub struct TaskSpec {
     /// File under `logs/` that holds the latest record, and the one that holds all.
     pub latest: Option<&'static str>,
     pub history: Option<&'static str>,
+    /// Is told of every start and end (`ping.rs`).
+    pub ping_url: Option<String>,
     /// `None`: planned; it has no slots and cannot be run.
     pub work: Option<Work>,
 }
@@ -84,7 +86,7 @@ pub struct TaskSpec {
 impl TaskSpec {
     pub fn new(name: &'static str, owner: &'static str, schedule: Schedule, doc: &'static str) -> Self {
         let policy = Policy::new(schedule.default_catch_up());
-        Self { name, owner, doc, schedule, policy, after: None, latest: None, history: None, work: None }
+        Self { name, owner, doc, schedule, policy, after: None, latest: None, history: None, ping_url: None, work: None }
     }
 
     #[must_use]

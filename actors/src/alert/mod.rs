@@ -2,15 +2,17 @@
 //! journal entry before anybody is told. When it dies, its replacement reads the state back, so a restart neither forgets nor
 //! repeats an alert.
 
+mod delivery;
 /// What the rules are judged on.
 pub mod figures;
+mod pushes;
 mod watch;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value as Json, json};
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
     actor::{self, Probe, Probed, Reply},
@@ -70,10 +72,12 @@ pub struct Alerts;
 
 pub struct State {
     env: Env,
+    /// Pokes the delivery: there is a new message.
+    wake: Arc<Notify>,
     /// By fingerprint; `None` until the store has been read.
     alerts: Option<BTreeMap<String, Alert>>,
-    /// Ends with the actor.
-    _watch: JoinSet<()>,
+    /// Delivery and watch; they end with the actor.
+    _helpers: JoinSet<()>,
 }
 
 impl Actor for Alerts {
@@ -82,11 +86,13 @@ impl Actor for Alerts {
     type Arguments = Env;
 
     async fn pre_start(&self, _: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
-        let mut watch = JoinSet::new();
+        let wake = Arc::new(Notify::new());
+        let mut helpers = JoinSet::new();
         if env.config().timer.enabled {
-            watch.spawn(watch::run(env.clone()));
+            helpers.spawn(delivery::run(env.clone(), wake.clone()));
+            helpers.spawn(watch::run(env.clone()));
         }
-        Ok(State { env, alerts: None, _watch: watch })
+        Ok(State { env, alerts: None, wake, _helpers: helpers })
     }
 
     async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -139,6 +145,8 @@ impl State {
             changed.extend(alert);
         }
         env.store().put_alerts(&changed, now, facts, &[]).await?;
+        self.wake.notify_one();
+        let alerts = self.load().await?;
         for (alert, word) in lines {
             tracing::warn!(actor = NOUN, alert = alert.name, severity = alert.severity.as_str(), reason = alert.reason, "{word}");
         }

@@ -18,6 +18,7 @@ pub mod notify;
 pub mod payout_watch;
 pub mod portal;
 pub mod probe;
+pub mod push;
 pub mod reconcile;
 pub mod replica;
 pub mod restart;

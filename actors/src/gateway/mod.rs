@@ -5,6 +5,7 @@
 mod alerts;
 mod auth;
 mod backup;
+mod channels;
 mod contents;
 mod customers;
 mod health;
@@ -18,6 +19,7 @@ mod metrics;
 /// Pages for people: the dashboard and the customer's page.
 pub mod pages;
 mod payments;
+mod pushes;
 mod recon;
 mod reports;
 /// Answers and errors as HTTP; the pages use it too.
@@ -177,6 +179,8 @@ fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
         rules::routes(shell),
         alerts::routes(shell),
         incidents::routes(shell),
+        channels::routes(shell),
+        pushes::routes(shell),
         reports::routes(shell),
         supervisor::routes(shell),
         journal::routes(shell),

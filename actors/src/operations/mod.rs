@@ -20,8 +20,12 @@ pub mod incidents;
 pub mod invoices;
 /// API keys.
 pub mod keys;
+/// What was sent to people, and whether it arrived.
+pub mod notifications;
 /// Signed links to the customer's page.
 pub mod portal_link;
+/// Jobs of the user's own that report to us.
+pub mod pushes;
 /// Refunds the newest payment, in test mode.
 pub mod refund_last;
 /// When rules would have fired on recorded history.

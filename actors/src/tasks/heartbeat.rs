@@ -1,15 +1,21 @@
 //! heartbeat: says every minute that the daemon lives and what comes next. It pings the configured dead-man URL and the systemd
 //! watchdog only if every critical part answered, so silence means trouble.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::{
     domain::schedule::Schedule,
     env::{Env, rfc3339},
-    error::{Error, Result},
+    error::Result,
+    ping::{self, Signal},
     task::{Record, Run, TaskSpec},
     timer,
 };
+
+/// How long a run waits for the outcome of its ping; the ping goes on by itself.
+const ANSWER: Duration = Duration::from_secs(5);
 
 pub(super) fn spec() -> TaskSpec {
     TaskSpec::new("heartbeat", "timer", Schedule::every(60), "Says that the daemon lives, what its parts do and what is due next.")
@@ -35,31 +41,29 @@ async fn work(run: Run) -> Result<Record> {
     record.insert("mode".into(), env.config().provider.mode.as_str().into());
     record.insert("parts".into(), json!(parts));
     record.insert("next".into(), next.into_iter().map(|(at, task)| json!({"task": task, "at": at})).collect());
-    let ping = match &answered {
-        Ok(()) => {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]); // not under systemd: nothing to feed
-            ping(env).await
-        }
-        Err(error) => json!({"sent": false, "reason": error.message}),
-    };
-    record.insert("ping".into(), ping);
+    if answered.is_ok() {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]); // not under systemd: nothing to feed
+    }
+    record.insert("ping".into(), tell(env, answered).await);
     Ok(record)
 }
 
-/// A ping that fails is written down and fails nothing: the switch at the other end is there for exactly that.
-async fn ping(env: &Env) -> serde_json::Value {
+/// The switch outside is told that all is well only if every critical part answered, and else why not. A ping that fails is written down
+/// and fails nothing: the switch at the other end is there for exactly that.
+async fn tell(env: &Env, answered: Result<()>) -> serde_json::Value {
     let url = &env.config().heartbeat.url;
     if url.is_empty() {
         return json!({"sent": false, "reason": "not_configured"});
     }
-    let sent = env.http().get(url).timeout(std::time::Duration::from_secs(10)).send().await;
-    match sent.and_then(reqwest::Response::error_for_status) {
-        Ok(_) => json!({"sent": true}),
-        Err(error) => {
-            // The URL is a secret of sorts (it silences the switch) and stays out of the text.
-            let error = Error::unavailable("ping", error.without_url().to_string());
-            tracing::warn!(task = "heartbeat", %error, "the dead-man URL did not take the ping");
-            json!({"sent": false, "reason": error.message})
-        }
+    let (signal, body) = match answered {
+        Ok(()) => (Signal::Success, format!("{} runs since {}", env!("CARGO_PKG_VERSION"), rfc3339(env.started_at()))),
+        Err(error) => (Signal::Fail, error.message),
+    };
+    let word = if signal == Signal::Success { "success" } else { "fail" };
+    let outcome = ping::tell(env, url, signal, None, body);
+    match tokio::time::timeout(ANSWER, outcome).await {
+        Ok(Ok(Ok(()))) => json!({"sent": true, "signal": word}),
+        Ok(Ok(Err(error))) => json!({"sent": false, "signal": word, "reason": error}),
+        _ => json!({"sent": null, "signal": word, "reason": "still trying"}),
     }
 }

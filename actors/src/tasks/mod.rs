@@ -116,6 +116,10 @@ fn change(spec: &mut TaskSpec, settings: &TaskSettings) -> Vec<String> {
     policy.overlap = settings.overlap.unwrap_or(policy.overlap);
     policy.retries = settings.retries.unwrap_or(policy.retries);
     policy.pause_after = settings.pause_after.unwrap_or(policy.pause_after);
+    if settings.ping_url.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+        problems.push("ping_url: must start with http:// or https://".into());
+    }
+    spec.ping_url.clone_from(&settings.ping_url);
     problems
 }
 
