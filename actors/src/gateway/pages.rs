@@ -161,13 +161,21 @@ struct BackupsPage {
     here: &'static str,
 }
 
-#[derive(Template)]
-#[template(path = "tasks.html")]
-struct TasksPage {
-    chrome: Chrome,
-    version: &'static str,
-    here: &'static str,
+/// A page of an operator that knows nothing but where it is: its script asks for the rest.
+macro_rules! plain_page {
+    ($name:ident, $path:tt) => {
+        #[derive(Template)]
+        #[template(path = $path)]
+        struct $name {
+            chrome: Chrome,
+            version: &'static str,
+            here: &'static str,
+        }
+    };
 }
+plain_page!(TasksPage, "tasks.html");
+plain_page!(PartsPage, "parts.html");
+plain_page!(IncidentsPage, "incidents.html");
 
 #[derive(Template)]
 #[template(path = "task.html")]
@@ -176,22 +184,6 @@ struct TaskPage {
     version: &'static str,
     here: &'static str,
     task: String,
-}
-
-#[derive(Template)]
-#[template(path = "parts.html")]
-struct PartsPage {
-    chrome: Chrome,
-    version: &'static str,
-    here: &'static str,
-}
-
-#[derive(Template)]
-#[template(path = "incidents.html")]
-struct IncidentsPage {
-    chrome: Chrome,
-    version: &'static str,
-    here: &'static str,
 }
 
 #[derive(Template)]

@@ -15,6 +15,7 @@ mod demo;
 mod encryption;
 mod faults;
 mod finance;
+mod incidents;
 mod ingest;
 mod interop;
 mod levels;
