@@ -1,5 +1,5 @@
 //! Kinds of log lines, found while they are read: a tree of fixed depth after Drain (He, Zhu, Zheng and Lyu, ICWS 2017). A line is masked,
-//! goes down the tree by its number of words and its first words, and joins the template there that it is most like, or begins a new one.
+//! goes down the tree by its number of words and its first word, and joins the template there that it is most like, or begins a new one.
 //! Called by the incident scanner. The same lines in the same order give the same templates; their number is bounded.
 
 mod mask;
@@ -19,7 +19,7 @@ const LONGEST_WORDS: usize = 64;
 /// How the tree is built. The defaults are the paper's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// Levels of the tree, root and leaves included: `depth - 2` words lead down.
+    /// Levels of the tree: the root, the number of words, the first `depth - 3` words, the leaves.
     pub depth: usize,
     /// Share of equal words from which a line belongs to a template, in percent.
     pub similar_percent: usize,
@@ -178,7 +178,7 @@ impl Miner {
 
     fn leaf(&self, words: &[&str]) -> Option<&[usize]> {
         let mut node = self.root.children.get(&words.len().to_string())?;
-        for word in words.iter().take(self.settings.depth.saturating_sub(2)) {
+        for word in words.iter().take(self.settings.depth.saturating_sub(3)) {
             node = node.children.get(*word).or_else(|| node.children.get(ANY))?;
         }
         Some(&node.leaf)
@@ -212,7 +212,7 @@ impl Miner {
 /// Puts a template into the tree.
 fn hang(root: &mut Node, words: &[String], at: usize, settings: &Settings) {
     let mut node = root.children.entry(words.len().to_string()).or_default();
-    for word in words.iter().take(settings.depth.saturating_sub(2)) {
+    for word in words.iter().take(settings.depth.saturating_sub(3)) {
         // A word with a digit or a mask varies: it must not make a branch of its own.
         let varies = word.contains('<') || word.bytes().any(|b| b.is_ascii_digit());
         let full = node.children.len() + 1 >= settings.max_children && !node.children.contains_key(word);

@@ -24,9 +24,7 @@ fn lines_of_one_kind_are_one_template_and_others_are_others() {
         [
             ("webhook <id> was refused by <ip>: signature does not match", 50),
             ("cannot reach <url> timed out after <num>ms", 50),
-            ("task heartbeat failed after <num> attempts", 17),
-            ("task daily_backup failed after <num> attempts", 17),
-            ("task payout_recon failed after <num> attempts", 16),
+            ("task <*> failed after <num> attempts", 50),
         ]
     );
 }
