@@ -88,7 +88,7 @@ struct OneFile<'a> {
 impl OneFile<'_> {
     fn read(&mut self, known: Option<&Place>, lines: &mut dyn FnMut(&str, &[u8])) -> Result<Place> {
         let current = self.folder.join(self.name);
-        let Some(known) = known else { return self.from_start(&current, lines) };
+        let Some(known) = known else { return self.anew(&current, lines) };
         let mut file = open(&current)?;
         let what = became(known, &look(&mut file, known)?);
         if what == Became::Same {
@@ -100,7 +100,7 @@ impl OneFile<'_> {
             if known.offset > 0 {
                 self.scan.lost.push(self.name.to_owned());
             }
-            return self.from_start(&current, lines);
+            return self.anew(&current, lines);
         };
         let mut place = known.clone();
         for nth in (1..=nth).rev() {
@@ -115,10 +115,10 @@ impl OneFile<'_> {
                 return Ok(place);
             }
         }
-        self.from_start(&current, lines)
+        self.anew(&current, lines)
     }
 
-    fn from_start(&mut self, path: &Path, lines: &mut dyn FnMut(&str, &[u8])) -> Result<Place> {
+    fn anew(&mut self, path: &Path, lines: &mut dyn FnMut(&str, &[u8])) -> Result<Place> {
         let mut file = open(path)?;
         let place = start_of(&file)?;
         self.on(&mut file, &place, true, lines)
@@ -145,7 +145,7 @@ impl OneFile<'_> {
             let mut buffer = vec![0; CHUNK];
             let mut filled = 0;
             while self.budget > 0 {
-                let room = (self.budget.min((CHUNK - filled) as u64)) as usize;
+                let room = usize::try_from(self.budget).unwrap_or(usize::MAX).min(CHUNK - filled);
                 let n = file.read(&mut buffer[filled..filled + room])?;
                 if n == 0 {
                     if !grows && filled > 0 {

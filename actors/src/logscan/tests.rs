@@ -27,7 +27,9 @@ impl Reader {
     fn look_at_most(&mut self, bytes: u64) -> Scan {
         let lines = &mut self.lines;
         let mut take = |_: &str, block: &[u8]| lines.extend(String::from_utf8_lossy(block).lines().map(str::to_owned));
-        let scan = scan(self.folder.path(), &|name| name.ends_with(".log"), &self.places, bytes, &mut take).unwrap();
+        let scan =
+            scan(self.folder.path(), &|name| Path::new(name).extension().is_some_and(|e| e == "log"), &self.places, bytes, &mut take)
+                .unwrap();
         // As the database gives it back.
         self.places = serde_json::from_str(&serde_json::to_string(&scan.places).unwrap()).unwrap();
         scan

@@ -45,6 +45,7 @@ impl Store {
     pub async fn put_figures(&self, samples: &[NewSample], now: i64) -> Result<()> {
         let mut batch = Batch::new();
         for NewSample { figure, sample } in samples {
+            #[expect(clippy::cast_possible_truncation, reason = "clamped and whole")]
             let micros = (sample.value * 1e6).round().clamp(-9e18, 9e18) as i64;
             let sql = "INSERT INTO figure_sample (figure, at, micros, odd, left_out) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (figure, at) DO NOTHING";
             batch = batch.sql(sql, vec![(*figure).into(), sample.at.into(), micros.into(), sample.odd.into(), sample.left_out.into()]);

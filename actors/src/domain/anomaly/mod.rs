@@ -200,8 +200,9 @@ fn shape_vote(seen: &[f64], now: f64, floor: f64) -> Option<Vote> {
     Some(Vote { method: "shape", distance: (score * LIMIT).min(1e6), beyond: score > 1.0, words })
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count: clamped, whole, and far below 2^63")]
 fn count(expected: f64, value: f64) -> Vote {
-    let k = value.max(0.0).round() as u64;
+    let k = value.clamp(0.0, 1e15).round() as u64;
     let up = at_least(k, expected);
     let down = 1.0 - at_least(k + 1, expected);
     let (chance, distance) = if k as f64 >= expected { (up, 1.0) } else { (down.max(0.0), -1.0) };

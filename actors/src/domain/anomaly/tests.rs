@@ -39,7 +39,7 @@ fn alarms(figure: Figure, series: &[f64]) -> (Vec<usize>, Judgement) {
         (Vec::new(), Vec::new(), false, None);
     let mut halves: BTreeMap<i64, (f64, f64)> = BTreeMap::new();
     for (n, value) in series.iter().enumerate() {
-        let at = START + STEP_S * n as i64;
+        let at = START + STEP_S * i64::try_from(n).unwrap();
         let season = Season::new(halves.iter().map(|(h, (sum, count))| (*h, sum / count)).collect());
         let from = past.len().saturating_sub(DAY);
         let judged = judge(figure, &past[from..], &season, at, *value, was);
@@ -93,7 +93,7 @@ fn a_single_spike_is_odd_and_no_alarm() {
 fn a_short_spike_of_two_values_is_found_in_any_series() {
     for seed in 0..10 {
         let mut series = noisy(5, seed, daily);
-        let spike = 4 * DAY + 37 * seed as usize;
+        let spike = 4 * DAY + 37 * usize::try_from(seed).unwrap();
         series[spike] = 99.0;
         series[spike + 1] = 97.0;
         assert!(alarms(LEVEL, &series).0.contains(&(spike + 1)), "seed {seed}");
@@ -188,7 +188,11 @@ fn a_figure_that_is_missing_is_a_finding_of_its_own() {
 }
 
 fn samples(values: &[f64]) -> Vec<Sample> {
-    let of =
-        |(n, value): (usize, &f64)| Sample { at: START - STEP_S * (values.len() - n) as i64, value: *value, odd: false, left_out: false };
+    let of = |(n, value): (usize, &f64)| Sample {
+        at: START - STEP_S * i64::try_from(values.len() - n).unwrap(),
+        value: *value,
+        odd: false,
+        left_out: false,
+    };
     values.iter().enumerate().map(of).collect()
 }

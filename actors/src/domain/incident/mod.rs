@@ -212,13 +212,11 @@ impl Desk {
         if room {
             return self.open(key.clone(), finding.title.clone(), finding, new_id);
         }
-        match open(&self.all, OVERFLOW) {
-            Some(at) => self.add(at, finding),
-            None => {
-                let title = format!("more than {} causes at the same time", self.settings.max_open);
-                self.open(OVERFLOW.to_owned(), title, finding, new_id);
-            }
+        if let Some(at) = open(&self.all, OVERFLOW) {
+            return self.add(at, finding);
         }
+        let title = format!("more than {} causes at the same time", self.settings.max_open);
+        self.open(OVERFLOW.to_owned(), title, finding, new_id);
     }
 
     fn open(&mut self, key: String, title: String, finding: &Finding, new_id: &mut impl FnMut() -> String) {

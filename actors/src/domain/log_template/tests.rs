@@ -16,7 +16,10 @@ fn lines_of_one_kind_are_one_template_and_others_are_others() {
     for n in 0..50 {
         miner.learn(&format!("webhook evt_{n:012x}7 was refused by 10.0.0.{n}: signature does not match"), at(n));
         miner.learn(&format!("cannot reach https://api.stripe.com/v1/payouts?page={n}: timed out after {n}ms"), at(n));
-        miner.learn(&format!("task {} failed after {n} attempts", ["heartbeat", "daily_backup", "payout_recon"][n as usize % 3]), at(n));
+        miner.learn(
+            &format!("task {} failed after {n} attempts", ["heartbeat", "daily_backup", "payout_recon"][usize::try_from(n).unwrap() % 3]),
+            at(n),
+        );
     }
     let texts: Vec<_> = miner.templates().map(|t| (t.text.as_str(), t.count)).collect();
     assert_eq!(
@@ -45,7 +48,8 @@ fn what_was_learned_is_known_again_after_a_restart_and_keeps_its_id() {
 #[test]
 fn the_number_of_templates_is_bounded_and_the_longest_unseen_goes() {
     let mut miner = Miner::new("x", Settings { max_templates: 10, ..Settings::default() }, Vec::new());
-    let word = |n: u32| format!("{}{}", char::from(b'a' + (n / 26) as u8), char::from(b'a' + (n % 26) as u8));
+    let letter = |n: u32| char::from_u32(97 + n).unwrap();
+    let word = |n: u32| format!("{}{}", letter(n / 26), letter(n % 26));
     for n in 0..200 {
         miner.learn(&format!("{} {} {}", word(n), word(n + 1), word(n + 2)), at(i64::from(n)));
         miner.learn("the one that is always there", at(i64::from(n)));

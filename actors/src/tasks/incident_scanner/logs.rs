@@ -91,7 +91,7 @@ pub(super) fn look(env: &Env, known: Known) -> Result<Looked> {
     let now = env.now();
     let patterns = Patterns::new(&settings.patterns).map_err(|e| Error::invalid("configuration", format!("incidents.patterns: {e}")))?;
     let wanted = |name: &str| {
-        let is_log = [".log", ".ndjson"].iter().any(|end| name.ends_with(end));
+        let is_log = extension(name).is_some_and(|end| end == "log" || end == "ndjson");
         is_log && name != OWN && !settings.ignore.iter().any(|ignored| ignored == name)
     };
     let mut reader = Reader::default();
@@ -133,7 +133,7 @@ fn figures(scan: &Scan, reader: &Reader, templates: usize, warm: bool) -> Json {
 
 impl Reader {
     fn block(&mut self, patterns: &Patterns, file: &str, block: &[u8], now: DateTime<Utc>) {
-        let structured = file.ends_with(".ndjson");
+        let structured = extension(file).is_some_and(|end| end == "ndjson");
         // Where the lines with a pattern begin: they are told by it, and not by their kind as well.
         let mut told = BTreeSet::new();
         patterns.find(block, &mut |line, which| {
@@ -253,4 +253,8 @@ impl Reader {
         };
         bad.map(found).collect()
     }
+}
+
+fn extension(name: &str) -> Option<&str> {
+    std::path::Path::new(name).extension().and_then(|end| end.to_str())
 }
