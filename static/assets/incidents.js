@@ -107,7 +107,7 @@ function detail(incident) {
     el("h3", {}, "What was found"), el("ul.rows", {}, incident.signals.map(signal)),
     incident.samples.length ? el("h3", {}, "Lines") : null,
     ...incident.samples.map((sample) => el("pre.sample", {}, sample)),
-    el("h3", {}, "Timeline"), el("ol.rows", {}, incident.timeline.map(line)),
+    el("h3", {}, "Timeline"), el("ul.rows", {}, incident.timeline.map(line)),
   ];
 }
 

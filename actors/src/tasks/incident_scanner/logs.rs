@@ -186,8 +186,8 @@ impl Reader {
                 key: if named { pattern.component.clone() } else { signal.clone() },
                 source: "log",
                 severity: pattern.severity,
-                title: format!("the logs say {}", pattern.regex),
-                text: format!("{} lines of {} match {}", tally.count, files.join(", "), pattern.regex),
+                title: format!("the logs say {}", plain(&pattern.regex)),
+                text: format!("{} of {} with {}", lines(tally.count), files.join(", "), plain(&pattern.regex)),
                 count: tally.count,
                 samples: tally.samples.clone(),
                 at: now,
@@ -213,9 +213,9 @@ impl Reader {
             }
             let template = miner.template(*at);
             let text = match burst {
-                Some(expected) => format!("{} lines of {source} where {expected:.1} are usual: {}", tally.count, template.text),
+                Some(expected) => format!("{} of {source} where {expected:.1} are usual: {}", lines(tally.count), template.text),
                 None if tally.is_new && warm && level >= Level::Error => format!("an error of a new kind in {source}: {}", template.text),
-                None if is_open => format!("{} more lines of {source}: {}", tally.count, template.text),
+                None if is_open => format!("{} of {source}, still: {}", lines(tally.count), template.text),
                 None => continue,
             };
             findings.push(Finding {
@@ -257,4 +257,13 @@ impl Reader {
 
 fn extension(name: &str) -> Option<&str> {
     std::path::Path::new(name).extension().and_then(|end| end.to_str())
+}
+
+fn lines(n: u64) -> String {
+    if n == 1 { "1 line".to_owned() } else { format!("{n} lines") }
+}
+
+/// A pattern for a person.
+fn plain(regex: &str) -> &str {
+    regex.trim_start_matches("(?i)").trim()
 }
