@@ -10,6 +10,7 @@ mod door;
 mod exceptions;
 mod exit;
 mod guard;
+mod incidents;
 mod journal;
 mod keys;
 mod ledger;
@@ -70,6 +71,9 @@ enum Command {
     /// What the reconciliations found, and what is decided about it.
     #[command(subcommand)]
     Exceptions(exceptions::Command),
+    /// What went wrong, one for each cause: list, show, acknowledge, close.
+    #[command(subcommand)]
+    Incidents(incidents::Command),
     /// Times that do not count in the service levels and keep alerts quiet.
     #[command(subcommand)]
     Maintenance(maintenance::Command),
@@ -167,6 +171,7 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Alerts(command) => alerts::run(invocation, command).await,
         Command::Task(command) => task::run(invocation, command).await,
         Command::Exceptions(command) => exceptions::run(invocation, command).await,
+        Command::Incidents(command) => incidents::run(invocation, command).await,
         Command::Maintenance(command) => maintenance::run(invocation, command).await,
         Command::Slo(command) => slo::run(invocation, command).await,
         Command::Backup(command) => backup::run(invocation, command).await,
@@ -252,6 +257,9 @@ mod tests {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in ["incidents list --state all", "incidents show inc_1", "incidents ack inc_1", "incidents close inc_1 --reason over"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
         for fine in
