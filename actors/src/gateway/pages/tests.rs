@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{
     assets::{ASSETS, asset},
+    invoice::link,
     *,
 };
 
