@@ -2,13 +2,12 @@
 //! made once in `lib.rs` and handed down by value; cloning is cheap. It knows neither actors nor HTTP routing.
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicI64, Ordering},
     },
     time::Instant,
@@ -20,10 +19,11 @@ use serde_json::Value as Json;
 
 use crate::{
     config::{Config, Secrets},
-    domain::{restart::Restart, slo::Minute},
+    domain::restart::Restart,
     error::{Context as _, Error, Result},
     files,
     mailbox::Mailboxes,
+    meter::Meter,
     providers::{sandbox::Sandbox, stripe::Client},
     store::{Store, engine::Fact},
 };
@@ -57,40 +57,6 @@ impl Clock {
 /// RFC 3339 in UTC with `Z` and whole seconds: `ts`, `*_at` and `slot` everywhere.
 pub fn rfc3339(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
-/// Counts requests per service and minute in memory until the slo actor writes them down. It outlives that actor, so a crash
-/// of it loses no count.
-#[derive(Debug, Default)]
-pub struct Meter {
-    minutes: Mutex<BTreeMap<(&'static str, i64), Minute>>,
-}
-
-impl Meter {
-    pub fn record(&self, service: &'static str, at: DateTime<Utc>, latency_us: u64, failed: bool, threshold_ms: u64) {
-        let minute = at.timestamp().div_euclid(60);
-        let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
-        minutes.entry((service, minute)).or_insert_with(|| Minute::new(minute)).record(latency_us, failed, threshold_ms);
-    }
-
-    /// Takes everything counted so far.
-    pub fn take(&self) -> BTreeMap<(&'static str, i64), Minute> {
-        std::mem::take(&mut self.minutes.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Puts back what could not be written.
-    pub fn put_back(&self, taken: BTreeMap<(&'static str, i64), Minute>) {
-        let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, minute) in taken {
-            minutes.entry(key).or_insert_with(|| Minute::new(key.1)).merge(&minute);
-        }
-    }
-
-    /// What is counted but not yet written, for `service`.
-    pub fn peek(&self, service: &str) -> Vec<Minute> {
-        let minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
-        minutes.iter().filter(|((s, _), _)| *s == service).map(|(_, m)| m.clone()).collect()
-    }
 }
 
 /// The state of one child of the supervisor.
@@ -195,7 +161,7 @@ struct Inner {
     parts: Parts,
     started: Instant,
     started_at: DateTime<Utc>,
-    meter: Meter,
+    meter: Arc<Meter>,
     mailboxes: Mailboxes,
     tree: OnceLock<Arc<dyn Tree>>,
 }
@@ -210,9 +176,12 @@ impl std::fmt::Debug for Env {
 }
 
 impl Env {
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(mut parts: Parts) -> Self {
         let started_at = parts.clock.now();
-        let (meter, mailboxes) = (Meter::default(), Mailboxes::default());
+        let (meter, mailboxes) = (Arc::new(Meter::new(parts.config.thresholds())), Mailboxes::default());
+        let (counter, clock) = (meter.clone(), parts.clock.clone());
+        let counted = move |took_us, failed| counter.record("provider", clock.now(), took_us, failed);
+        parts.provider = parts.provider.with_count(Arc::new(counted));
         Self(Arc::new(Inner { parts, started: Instant::now(), started_at, meter, mailboxes, tree: OnceLock::new() }))
     }
 

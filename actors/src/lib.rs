@@ -33,14 +33,20 @@ pub mod ingest;
 pub mod insight;
 /// [basic] Structured log lines.
 pub mod logging;
+/// [basic] Reads log files on from where it stopped.
+pub mod logscan;
 /// [basic] What waits for each actor, and how long it works.
 pub mod mailbox;
 /// [basic] CPU, memory, disk and open files.
 pub mod measure;
+/// [basic] Counts events per service and minute.
+pub mod meter;
 /// [family] What an operator can do, one operation per file.
 pub mod operations;
 /// [basic] Pings to a dead man's switch outside.
 pub mod ping;
+/// [family] What asks things outside whether they are well.
+pub mod probe;
 /// [family] Payment companies, and the built-in sandbox.
 pub mod providers;
 /// [actor] Reconciliation runs and open exceptions.

@@ -6,11 +6,14 @@ mod daemon;
 mod demo;
 mod flood;
 mod lateness;
+mod levels;
 mod load;
+mod nab;
 mod peer;
 mod process;
 mod reconcile;
 mod rules;
+mod scan;
 mod schedule;
 
 use std::time::Instant;
@@ -53,8 +56,17 @@ async fn main() {
     if wanted("backup") {
         tokio::task::spawn_blocking(move || backup::figures(quick)).await.expect("the figures of backups");
     }
+    if wanted("levels") {
+        tokio::task::spawn_blocking(levels::figures).await.expect("the figures of levels");
+    }
     if wanted("rules") {
         tokio::task::spawn_blocking(move || rules::figures(quick)).await.expect("the figures of rules");
+    }
+    if wanted("scan") {
+        tokio::task::spawn_blocking(move || scan::figures(quick)).await.expect("the figures of the log scan");
+    }
+    if wanted("nab") {
+        tokio::task::spawn_blocking(nab::figures).await.expect("the figures of anomaly detection");
     }
     if !wanted("schedule") {
         return;

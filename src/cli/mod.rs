@@ -2,6 +2,7 @@
 //! sentence of an error.
 
 mod actor;
+mod alerts;
 mod backup;
 mod channels;
 mod check;
@@ -9,9 +10,11 @@ mod door;
 mod exceptions;
 mod exit;
 mod guard;
+mod incidents;
 mod journal;
 mod keys;
 mod ledger;
+mod maintenance;
 mod output;
 mod portal_link;
 mod pushes;
@@ -37,7 +40,7 @@ use echopilot_actors::{
 use exit::Outcome;
 
 /// Runs the operations of a business that takes card payments.
-#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[derive(Clone, Debug, PartialEq, Parser)]
 #[command(name = "echopilot", version, max_term_width = 110)]
 struct Line {
     /// Settings to lay over configs/echopilot.toml.
@@ -50,7 +53,7 @@ struct Line {
     command: Command,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Subcommand)]
 enum Command {
     /// Run the daemon in the foreground until SIGTERM or Ctrl-C.
     Run(run::Arguments),
@@ -59,13 +62,22 @@ enum Command {
     /// List the daemon's parts, release one that was put aside, break one on purpose.
     #[command(subcommand)]
     Actor(actor::Command),
+    /// What is wrong, what happened, who looks after it; acknowledge, snooze, silence, replay rules on recorded history.
+    #[command(subcommand)]
+    Alerts(alerts::Command),
     /// List, run, pause, cancel and make up for the scheduled tasks; see what ran and how well the schedule is kept.
     #[command(subcommand)]
     Task(task::Command),
     /// What the reconciliations found, and what is decided about it.
     #[command(subcommand)]
     Exceptions(exceptions::Command),
-    /// The service level, and trial payments from end to end.
+    /// What went wrong, one for each cause: list, show, acknowledge, close.
+    #[command(subcommand)]
+    Incidents(incidents::Command),
+    /// Times that do not count in the service levels and keep alerts quiet.
+    #[command(subcommand)]
+    Maintenance(maintenance::Command),
+    /// The service levels, and trial payments from end to end.
     #[command(subcommand)]
     Slo(slo::Command),
     /// Make, list, verify and restore archives.
@@ -156,8 +168,11 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Run(arguments) => run::run(invocation, arguments).await,
         Command::Check => check::run(invocation).await,
         Command::Actor(command) => actor::run(invocation, command).await,
+        Command::Alerts(command) => alerts::run(invocation, command).await,
         Command::Task(command) => task::run(invocation, command).await,
         Command::Exceptions(command) => exceptions::run(invocation, command).await,
+        Command::Incidents(command) => incidents::run(invocation, command).await,
+        Command::Maintenance(command) => maintenance::run(invocation, command).await,
         Command::Slo(command) => slo::run(invocation, command).await,
         Command::Backup(command) => backup::run(invocation, command).await,
         Command::Reconcile(arguments) => reconcile::run(invocation, arguments).await,
@@ -244,9 +259,25 @@ mod tests {
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
+        for fine in ["incidents list --state all", "incidents show inc_1", "incidents ack inc_1", "incidents close inc_1 --reason over"] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
         for fine in
             ["exceptions list", "exceptions list --status resolved --scope finance", "exceptions resolve exc_1 --reason paid", "slo trial"]
         {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in [
+            "slo report",
+            "slo objective webhooks",
+            "slo export --out o.yaml",
+            "slo import f.yaml --dry-run",
+            "slo judge --minutes m.ndjson --objective api",
+            "slo judge --minutes m.ndjson --target 0.999 --from 2026-01-01T00:00:00Z --every 5",
+            "maintenance list",
+            "maintenance start --minutes 30 --reason move --service webhooks --system api",
+            "maintenance end mnt_1",
+        ] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
         for fine in

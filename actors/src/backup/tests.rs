@@ -80,7 +80,7 @@ async fn the_second_backup_takes_over_what_did_not_change_and_both_are_proven() 
     let env = it.fixture.env.clone();
     let mut minute = Minute::new(Minute::of(env.now()) - 30);
     (0..50).for_each(|_| minute.record(1000, false, 1200));
-    env.store().put_minutes(&[(slo::API, minute)]).await.unwrap();
+    env.store().put_minutes(&[(slo::API.into(), minute)]).await.unwrap();
     let first = it.backup().await.unwrap();
     assert_eq!(
         (&first["ok"], &first["state"], &first["full"], &first["reused_bytes"]),

@@ -170,7 +170,7 @@ where
     let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let status = response.status();
     if counts(&path, &response) {
-        env.meter().record(slo::API, env.now(), latency_us, status.is_server_error(), env.config().slo.p95_ms);
+        env.meter().record(slo::API, env.now(), latency_us, status.is_server_error());
     }
     let route = trail.pattern().unwrap_or_else(|| loggable(&path));
     let reason = response.extensions().get::<Refused>().map(|r| r.0.as_str());

@@ -2,7 +2,9 @@
 //! customers, payments or secrets. Counters are counted from this process's rows of the occurrence ledger, each row once, so that a
 //! crash of an actor loses none. It never fails because a part does: that part's figures are left out and its source is 0.
 
+mod alerts;
 mod archives;
+mod levels;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -85,6 +87,8 @@ impl Metrics {
         told("timer", tasks.as_deref().map_err(Clone::clone).and_then(|t| schedule(&board, t)));
         told("level", in_time(level(&board, env)).await);
         told("backup", in_time(archives::archives(&board, env)).await);
+        told("alert", in_time(alerts::alerts(&board, env)).await);
+        told("objectives", in_time(levels::levels(&board, env)).await);
         let mut counts = self.counts.lock().await;
         if counts.is_none() {
             *counts = Some(Counts::new()?);

@@ -2,6 +2,8 @@
 //! assets are embedded; the templates escape everything. Called by `gateway/mod.rs`. No page may load anything from another host,
 //! run inline script, or tell a customer why a link was refused.
 
+/// What a signed link in a message leads to.
+pub(super) mod act;
 mod assets;
 
 use askama::Template;
@@ -64,6 +66,10 @@ pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
     // Money, backups, the tasks, one task, and the supervisor's parts.
     let operator = warp::path!("money")
         .map(|| Place::Money)
+        .or(warp::path!("levels").map(|| Place::Levels))
+        .unify()
+        .or(warp::path!("alerts").map(|| Place::Alerts))
+        .unify()
         .or(warp::path!("backups").map(|| Place::Backups))
         .unify()
         .or(warp::path!("tasks").map(|| Place::Tasks))
@@ -71,6 +77,8 @@ pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
         .or(warp::path!("tasks" / String).map(Place::Task))
         .unify()
         .or(warp::path!("parts").map(|| Place::Parts))
+        .unify()
+        .or(warp::path!("incidents").map(|| Place::Incidents))
         .unify()
         .and(read())
         .and(env())
@@ -101,18 +109,29 @@ struct Currency {
 }
 
 /// The pages of an operator, as the header links them.
-const PAGES: [(&str, &str); 5] =
-    [("/", "Dashboard"), ("/money", "Money"), ("/backups", "Backups"), ("/tasks", "Tasks"), ("/parts", "Parts")];
+const PAGES: [(&str, &str); 8] = [
+    ("/", "Dashboard"),
+    ("/money", "Money"),
+    ("/alerts", "Alerts"),
+    ("/incidents", "Incidents"),
+    ("/levels", "Levels"),
+    ("/backups", "Backups"),
+    ("/tasks", "Tasks"),
+    ("/parts", "Parts"),
+];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where an operator wants to go.
 #[derive(Debug)]
 enum Place {
     Money,
+    Alerts,
+    Levels,
     Backups,
     Tasks,
     Task(String),
     Parts,
+    Incidents,
 }
 
 #[derive(Template)]
@@ -133,6 +152,22 @@ struct MoneyPage {
 }
 
 #[derive(Template)]
+#[template(path = "levels.html")]
+struct LevelsPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "alerts.html")]
+struct AlertsPage {
+    chrome: Chrome,
+    version: &'static str,
+    here: &'static str,
+}
+
+#[derive(Template)]
 #[template(path = "backups.html")]
 struct BackupsPage {
     chrome: Chrome,
@@ -140,13 +175,21 @@ struct BackupsPage {
     here: &'static str,
 }
 
-#[derive(Template)]
-#[template(path = "tasks.html")]
-struct TasksPage {
-    chrome: Chrome,
-    version: &'static str,
-    here: &'static str,
+/// A page of an operator that knows nothing but where it is: its script asks for the rest.
+macro_rules! plain_page {
+    ($name:ident, $path:tt) => {
+        #[derive(Template)]
+        #[template(path = $path)]
+        struct $name {
+            chrome: Chrome,
+            version: &'static str,
+            here: &'static str,
+        }
+    };
 }
+plain_page!(TasksPage, "tasks.html");
+plain_page!(PartsPage, "parts.html");
+plain_page!(IncidentsPage, "incidents.html");
 
 #[derive(Template)]
 #[template(path = "task.html")]
@@ -155,14 +198,6 @@ struct TaskPage {
     version: &'static str,
     here: &'static str,
     task: String,
-}
-
-#[derive(Template)]
-#[template(path = "parts.html")]
-struct PartsPage {
-    chrome: Chrome,
-    version: &'static str,
-    here: &'static str,
 }
 
 #[derive(Template)]
@@ -276,8 +311,11 @@ async fn operator(place: Place, env: Env, headers: HeaderMap) -> Response {
     let (chrome, version) = (Chrome::of(&env), VERSION);
     let page = match place {
         Place::Money => render(&MoneyPage { chrome, version, here: "/money" }),
+        Place::Levels => render(&LevelsPage { chrome, version, here: "/levels" }),
+        Place::Alerts => render(&AlertsPage { chrome, version, here: "/alerts" }),
         Place::Backups => render(&BackupsPage { chrome, version, here: "/backups" }),
         Place::Tasks => render(&TasksPage { chrome, version, here: "/tasks" }),
+        Place::Incidents => render(&IncidentsPage { chrome, version, here: "/incidents" }),
         Place::Parts => render(&PartsPage { chrome, version, here: "/parts" }),
         Place::Task(task) => match tasks::find(&env, &task).await {
             Err(error) if error.code == Code::NotFound => {

@@ -5,6 +5,7 @@ mod access_tests;
 mod canary_tests;
 mod gaps_tests;
 mod ledger_tests;
+mod levels_tests;
 mod limits_tests;
 mod story_tests;
 mod webhooks_tests;

@@ -191,6 +191,11 @@ async fn process_batch(env: &Env) -> Result<i64> {
     let results = join_all(open.iter().map(|event| process(env, event))).await;
     let count = i64::try_from(open.len()).unwrap_or(BATCH);
     for (event, result) in open.into_iter().zip(results) {
+        let counts = event.origin == "webhook" && !event.is_replay;
+        if result.is_ok() && counts {
+            let took = env.now() - event.received_at;
+            env.meter().record("webhooks", env.now(), took.num_microseconds().and_then(|us| u64::try_from(us).ok()).unwrap_or(0), false);
+        }
         if let Err(problem) = result {
             if problem.is_retryable() {
                 return Err(problem); // the store, not the event: all of them wait
@@ -198,6 +203,9 @@ async fn process_batch(env: &Env) -> Result<i64> {
             let retry_at = retry_at(env, &event, &problem);
             tracing::error!(actor = NOUN, event_id = event.event_id, error = %problem, retry = retry_at.is_some(), "an event could not be processed");
             let fact = env.fact("webhook.failed", &event.event_id, json!({"error": problem.message, "retry": retry_at.is_some()}));
+            if retry_at.is_none() && counts {
+                env.meter().record("webhooks", env.now(), 0, true);
+            }
             env.store().fail_event(event.n, &problem.message, retry_at, fact).await?;
         }
     }

@@ -231,7 +231,7 @@ async fn take_back(env: &Env, row: &CanaryRow) -> Result<()> {
 fn measured(env: &Env, row: &CanaryRow) {
     let took_ms = row.paid_ms.unwrap_or(0) + row.refunded_ms.unwrap_or(0);
     let failed = row.state != "passed";
-    env.meter().record(SERVICE, env.now(), u64::try_from(took_ms).unwrap_or(0) * 1000, failed, env.config().canary.slow_ms);
+    env.meter().record(SERVICE, env.now(), u64::try_from(took_ms).unwrap_or(0) * 1000, failed);
 }
 
 fn check(env: &Env, row: &CanaryRow) -> Check {

@@ -11,8 +11,13 @@ pub mod create_invoice;
 pub mod demo;
 /// What does not agree, and what is decided about it.
 pub mod exceptions;
+pub mod exclude;
 /// Findings as CSV.
 pub mod export;
+/// What signed links in messages do.
+pub mod follow_link;
+/// What went wrong, and what people do about it.
+pub mod incidents;
 /// A customer's invoices, over all customers with that address.
 pub mod invoices;
 /// API keys.

@@ -1,34 +1,40 @@
-//! Slo owns the minutes of the service level: it writes down what the meter counted and judges it. When it dies, the meter goes
+//! Slo owns the minutes of the service levels: it writes down what the meter counted and judges it. When it dies, the meter goes
 //! on counting and the replacement reads the minutes back from the store, so neither a count nor a verdict is lost. It also has trial
-//! payments made, one at a time in a task of their own: their outcomes stand in for customers while there are few.
+//! payments and probes made, in tasks of their own: their outcomes are service levels too.
+
+mod money;
+mod seed;
+mod stand;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 use tokio::task::JoinSet;
 
+pub use self::{
+    money::at_risk,
+    seed::judged_from,
+    stand::{Sample, detail, fired, push, report, report_of, standings},
+};
 use crate::{
     actor::{self, Probe, Probed, Reply},
-    config,
-    domain::slo::{Minute, Objective, Report, Verdict, burn, details, judge},
-    env::{Env, rfc3339},
+    domain::slo::{Minute, Report, Track, Verdict},
+    env::Env,
     error::{Error, Result},
     operations::canary,
-    store::Store,
+    probe,
 };
 
 pub const NOUN: &str = "slo";
 /// The service whose requests the gateway counts.
 pub const API: &str = "api";
-/// Whose minutes are kept.
-const SERVICES: [&str; 2] = [API, canary::SERVICE];
 /// The first trial payment after a start comes no later than this.
 const FIRST_TRIAL: Duration = Duration::from_mins(1);
 const FLUSH: Duration = Duration::from_secs(5);
-/// Minutes kept in the store and in memory.
-const KEEP_DAYS: i64 = 35;
+/// Minutes keep latencies of their own for so long; then they are folded into hours.
+const FOLD_AFTER: i64 = 72 * 60;
 /// A verdict is computed at most this often; in between the last one is answered.
 const FRESH: Duration = Duration::from_millis(250);
 
@@ -43,8 +49,12 @@ pub enum Message {
         evaluator: &'static str,
         reply: Reply<Arc<Judged>>,
     },
+    Tracks(Reply<Tracks>),
     Probe(Probe, Reply<()>),
 }
+
+/// The minutes of every service, as they are at this instant.
+pub type Tracks = BTreeMap<Arc<str>, Arc<Track>>;
 
 impl Probed for Message {
     fn probe(probe: Probe, reply: Reply<()>) -> Self {
@@ -66,7 +76,7 @@ pub struct Judged {
 
 /// Judges the recorded requests. `evaluator` is named in the details: `api`, `guard`, `monitor`.
 pub async fn judged(env: &Env, evaluator: &'static str) -> Result<Arc<Judged>> {
-    actor::call(env, NOUN, Duration::from_millis(env.config().server.actor_timeout_ms), |reply| Message::Judge { evaluator, reply }).await
+    actor::call(env, NOUN, timeout(env), |reply| Message::Judge { evaluator, reply }).await
 }
 
 /// Makes a trial payment now; its record. Errors: `forbidden` `canary_off`, `conflict` `canary_running`.
@@ -75,18 +85,13 @@ pub async fn trial(env: &Env) -> Result<Json> {
     actor::call(env, NOUN, limit, |reply| Message::Trial { reply }).await
 }
 
-/// The objective that the configuration describes.
-pub fn objective(settings: &config::Slo) -> Objective {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=1_000_000 by validation")]
-    let success_ppm = (settings.success_rate * 1e6).round() as u64;
-    Objective {
-        p95_ms: settings.p95_ms,
-        success_ppm,
-        latency_share_ppm: 950_000,
-        window_minutes: settings.window_minutes,
-        min_events: settings.min_events,
-        period_days: settings.period_days,
-    }
+/// The minutes of every service, those counted a moment ago included.
+async fn tracks(env: &Env) -> Result<Tracks> {
+    actor::call(env, NOUN, timeout(env), Message::Tracks).await
+}
+
+fn timeout(env: &Env) -> Duration {
+    Duration::from_millis(env.config().server.actor_timeout_ms)
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,10 +99,11 @@ pub struct Slo;
 
 pub struct State {
     env: Env,
-    objective: Objective,
     /// Of each service; `None` until the store has been read.
-    minutes: Option<BTreeMap<&'static str, BTreeMap<i64, Minute>>>,
+    tracks: Option<Tracks>,
     trial: JoinSet<()>,
+    /// End with the state.
+    _probes: JoinSet<()>,
     last: Option<(tokio::time::Instant, &'static str, Arc<Judged>)>,
     complained: bool,
 }
@@ -109,12 +115,13 @@ impl Actor for Slo {
 
     async fn pre_start(&self, myself: ActorRef<Message>, env: Env) -> Result<State, ActorProcessingErr> {
         myself.cast(Message::Flush)?;
+        let mut probes = JoinSet::new();
         if env.config().timer.enabled {
             let every = Duration::from_secs(env.config().canary.every_s);
             myself.send_after(every.min(FIRST_TRIAL), || Message::TrialDue);
+            probe::start(&env, &mut probes);
         }
-        let objective = objective(&env.config().slo);
-        Ok(State { env, objective, minutes: None, trial: JoinSet::new(), last: None, complained: false })
+        Ok(State { env, tracks: None, trial: JoinSet::new(), _probes: probes, last: None, complained: false })
     }
 
     async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -133,6 +140,7 @@ impl Actor for Slo {
             }
             Message::Trial { reply } => state.trial(Some(reply)),
             Message::Judge { evaluator, reply } => actor::respond(reply, state.judge(evaluator).await),
+            Message::Tracks(reply) => actor::respond(reply, state.present().await),
             Message::Probe(probe, reply) => actor::answer(probe, reply).await,
         }
         Ok(())
@@ -151,17 +159,34 @@ impl State {
         }
     }
 
-    async fn load(&mut self) -> Result<&mut BTreeMap<&'static str, BTreeMap<i64, Minute>>> {
-        if self.minutes.is_none() {
-            let from = Minute::of(self.env.now()) - KEEP_DAYS * 1440;
-            let mut all = BTreeMap::new();
-            for service in SERVICES {
-                let stored = self.env.store().minutes(service, from).await?;
-                all.insert(service, stored.into_iter().map(|m| (m.minute, m)).collect());
+    /// Since when latencies are in memory: the verdict's window, and the minute that is just being written.
+    fn latency_from(&self) -> i64 {
+        Minute::of(self.env.now()) - self.env.config().slo.window_minutes - 5
+    }
+
+    async fn load(&mut self) -> Result<&mut Tracks> {
+        if self.tracks.is_none() {
+            let from = Minute::of(self.env.now()) - self.env.config().keep_days() * 1440;
+            let latency_from = self.latency_from();
+            let mut all = Tracks::new();
+            for service in self.env.store().services().await? {
+                let track = self.env.store().track(&service, from, latency_from).await?;
+                all.insert(service.into(), Arc::new(track));
             }
-            self.minutes = Some(all);
+            self.tracks = Some(all);
         }
-        Ok(self.minutes.get_or_insert_default())
+        Ok(self.tracks.get_or_insert_default())
+    }
+
+    /// What is known, with what is counted but not yet written.
+    async fn present(&mut self) -> Result<Tracks> {
+        let env = self.env.clone();
+        let mut tracks = self.load().await?.clone();
+        for (service, minutes) in &env.meter().snapshot() {
+            let track = Arc::make_mut(tracks.entry(service.clone()).or_default());
+            minutes.values().for_each(|minute| track.add(minute));
+        }
+        Ok(tracks)
     }
 
     /// Has a trial payment made, unless one is under way.
@@ -192,36 +217,34 @@ impl State {
     /// Writes what was counted since the last time; what cannot be written goes back to the meter.
     async fn flush(&mut self) -> Result<()> {
         let env = self.env.clone();
-        let minutes = self.load().await?;
+        let latency_from = self.latency_from();
+        let tracks = self.load().await?;
         let taken = env.meter().take();
         if taken.is_empty() {
             return Ok(());
         }
-        let merged: Vec<(&'static str, Minute)> = taken
-            .iter()
-            .map(|((service, minute), counted)| {
-                let known = minutes.get(service).and_then(|of| of.get(minute));
-                let mut sum = known.cloned().unwrap_or_else(|| Minute::new(*minute));
-                sum.merge(counted);
-                (*service, sum)
-            })
-            .collect();
-        if let Err(error) = env.store().put_minutes(&merged).await {
+        let sums = match sums(&env, tracks, &taken, latency_from).await {
+            Ok(sums) => env.store().put_minutes(&sums).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sums {
             env.meter().put_back(taken);
             return Err(error);
         }
         let mut new_hour = false;
-        for (service, minute) in merged {
-            let full_hour = minute.minute % 60 == 0;
-            let is_new = minutes.entry(service).or_default().insert(minute.minute, minute).is_none();
-            new_hour |= full_hour && is_new;
+        for (service, minutes) in taken {
+            let track = Arc::make_mut(tracks.entry(service).or_default());
+            for minute in minutes.values() {
+                new_hour |= minute.minute % 60 == 0 && track.minute(minute.minute).is_none();
+                track.add(minute);
+            }
         }
         if new_hour {
-            let oldest = Minute::of(env.now()) - KEEP_DAYS * 1440;
-            for of in minutes.values_mut() {
-                *of = of.split_off(&oldest);
-            }
+            let now = Minute::of(env.now());
+            let oldest = now - env.config().keep_days() * 1440;
+            tracks.values_mut().for_each(|track| Arc::make_mut(track).forget(oldest, latency_from));
             env.store().prune_minutes(oldest).await?;
+            env.store().fold_minutes(now - FOLD_AFTER).await?;
         }
         Ok(())
     }
@@ -233,14 +256,11 @@ impl State {
         {
             return Ok(judged.clone());
         }
-        let (objective, env) = (self.objective, self.env.clone());
-        let (pending, pending_trials) = (env.meter().peek(API), env.meter().peek(canary::SERVICE));
-        let minutes = self.load().await?;
+        let env = self.env.clone();
+        let tracks = self.present().await?;
         let now = env.now();
-        let of = |service| minutes.get(service).into_iter().flat_map(BTreeMap::values);
-        let requests: Vec<&Minute> = of(API).chain(&pending).collect();
-        let trials: Vec<&Minute> = of(canary::SERVICE).chain(&pending_trials).collect();
-        let (verdict, report, status) = judge_all(&objective, &requests, &trials, now, evaluator);
+        let excluded = stand::excluded(env.store(), env.config(), now).await?;
+        let (verdict, report, status) = seed::judge_all(env.config(), &tracks, &excluded, now, evaluator);
         let text = status.to_string().into();
         let judged = Arc::new(Judged { at: now, verdict, report, status, text });
         self.last = Some((tokio::time::Instant::now(), evaluator, judged.clone()));
@@ -248,54 +268,24 @@ impl State {
     }
 }
 
-/// Judges requests, and trials where there are few requests; the last is the body of `GET /api/slo/status`.
-fn judge_all(
-    objective: &Objective,
-    requests: &[&Minute],
-    trials: &[&Minute],
-    now: chrono::DateTime<chrono::Utc>,
-    evaluator: &str,
-) -> (Verdict, Report, Json) {
-    let minute = Minute::of(now);
-    let tried = judge(objective, trials.iter().copied(), minute);
-    let few = judge(objective, requests.iter().copied(), minute).n < objective.min_events;
-    // Their latency is that of another thing, so only whether they failed counts with the requests'.
-    let stand_ins: Vec<Minute> = if few { trials.iter().map(|m| outcomes(m)).collect() } else { Vec::new() };
-    let all = || requests.iter().copied().chain(&stand_ins);
-    let verdict = judge(objective, all(), minute);
-    let report = burn(objective, all(), minute);
-    let at = rfc3339(now);
-    let mut explained = details(objective, &verdict, &report, &at, evaluator);
-    explained["canary"] = json!({
-        "n": tried.n, "bad": tried.bad, "slow": tried.slow, "p50_ms": tried.p50_ms, "p95_ms": tried.p95_ms,
-        "counted": !stand_ins.is_empty(),
-    });
-    let status = json!({
-        "ok": true,
-        "ts_iso": at,
-        "status": verdict.status.as_str(),
-        "breach": verdict.breach,
-        "p95_ms": verdict.p95_ms,
-        "success_rate": verdict.success_rate,
-        "details": explained,
-    });
-    (verdict, report, status)
-}
-
-/// The body of `GET /api/slo/status` as of `at`, from what a store has written down: the proof of restore asks two of them.
-pub async fn judged_from(store: &Store, config: &config::Config, at: chrono::DateTime<chrono::Utc>) -> Result<Json> {
-    let objective = objective(&config.slo);
-    let (from, until) = (Minute::of(at) - objective.period_days * 1440, Minute::of(at));
-    let mut of = Vec::new();
-    for service in SERVICES {
-        let minutes = store.minutes(service, from).await?;
-        of.push(minutes.into_iter().filter(|m| m.minute < until).collect::<Vec<_>>());
+/// The rows as they will be: what the store has of each minute, and what was counted. Of an old minute that is not in memory with its
+/// latencies, only the store knows what its row has.
+async fn sums(env: &Env, tracks: &Tracks, taken: &crate::meter::Counted, latency_from: i64) -> Result<Vec<(Arc<str>, Minute)>> {
+    let mut sums = Vec::new();
+    for (service, minutes) in taken {
+        for (at, counted) in minutes {
+            let known = if *at >= latency_from {
+                tracks.get(service).and_then(|track| track.minute(*at))
+            } else {
+                env.store().minute(service, *at).await?
+            };
+            let mut sum = known.unwrap_or_else(|| Minute::new(*at));
+            sum.merge(counted);
+            sums.push((service.clone(), sum));
+        }
     }
-    let [requests, trials] = [&of[0], &of[1]].map(|minutes| minutes.iter().collect::<Vec<_>>());
-    Ok(judge_all(&objective, &requests, &trials, at, "proof").2)
+    Ok(sums)
 }
 
-/// How the trials of a minute ended, without their latencies.
-fn outcomes(minute: &Minute) -> Minute {
-    Minute { total: minute.total, bad: minute.bad, ..Minute::new(minute.minute) }
-}
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,9 @@ pub struct OpenEvent {
     pub livemode: bool,
     pub origin: String,
     pub attempts: i64,
+    pub received_at: DateTime<Utc>,
+    /// It was processed before: somebody replays it.
+    pub is_replay: bool,
     pub body: String,
 }
 
@@ -167,7 +170,7 @@ impl Store {
 
     /// Events that wait to be processed and whose time has come, oldest first.
     pub async fn open_events(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<OpenEvent>> {
-        let sql = "SELECT n, event_id, livemode, origin, attempts, body FROM webhook_event WHERE status = 'received' AND next_try_at <= ?1 ORDER BY next_try_at, n LIMIT ?2";
+        let sql = "SELECT n, event_id, livemode, origin, attempts, body, received_at, processed_at FROM webhook_event WHERE status = 'received' AND next_try_at <= ?1 ORDER BY next_try_at, n LIMIT ?2";
         let rows = self.engine.read(sql, vec![now.into(), limit.into()]).await?;
         rows.iter()
             .map(|r| {
@@ -177,6 +180,8 @@ impl Store {
                     livemode: r.int(2)? != 0,
                     origin: r.text(3)?.to_owned(),
                     attempts: r.int(4)?,
+                    received_at: r.time(6)?,
+                    is_replay: r.opt_int(7)?.is_some(),
                     body: r.text(5)?.to_owned(),
                 })
             })

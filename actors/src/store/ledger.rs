@@ -68,6 +68,20 @@ pub struct LedgerFilter {
     pub limit: i64,
 }
 
+/// A charge within some time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PaymentInTime {
+    pub id: String,
+    /// Unix seconds, the provider's clock.
+    pub at: i64,
+    pub customer: Option<String>,
+    /// Minor units of `currency`.
+    pub amount: i64,
+    pub currency: String,
+    pub status: String,
+    pub is_failed: bool,
+}
+
 /// A correction to be appended.
 #[derive(Clone, Copy, Debug)]
 pub struct NewCorrection<'a> {
@@ -161,6 +175,29 @@ impl Store {
     pub async fn ledger_totals(&self, livemode: bool, from: i64) -> Result<Vec<CurrencyTotals>> {
         let sql = "SELECT currency, kind, CAST(SUM(amount) AS BIGINT), COUNT(*) FROM ledger WHERE livemode = ?1 AND at >= ?2 GROUP BY currency, kind ORDER BY currency, kind";
         self.engine.read(sql, vec![livemode.into(), from.into()]).await?.iter().map(totals_row).collect()
+    }
+
+    /// Charges made in [from, to) (Unix seconds, the provider's clock): those the ledger has, and those known as objects only, e.g. as failed.
+    pub async fn payments_in_time(&self, livemode: bool, from: i64, to: i64, limit: i64) -> Result<Vec<PaymentInTime>> {
+        let sql = "SELECT id, created, customer, amount, currency, status FROM provider_object
+            WHERE kind = 'charge' AND livemode = ?1 AND created >= ?2 AND created < ?3
+            UNION ALL SELECT source, at, customer, amount, currency, 'succeeded' FROM ledger l
+            WHERE livemode = ?1 AND kind = 'charge' AND corrects IS NULL AND at >= ?2 AND at < ?3
+            AND NOT EXISTS (SELECT 1 FROM provider_object o WHERE o.kind = 'charge' AND o.id = l.source) ORDER BY 2 DESC, 1 LIMIT ?4";
+        let rows = self.engine.read(sql, vec![livemode.into(), from.into(), to.into(), limit.into()]).await?;
+        rows.iter()
+            .map(|r| {
+                Ok(PaymentInTime {
+                    id: r.text(0)?.to_owned(),
+                    at: r.int(1)?,
+                    customer: r.opt_text(2)?,
+                    amount: r.int(3)?,
+                    currency: r.text(4)?.to_owned(),
+                    status: r.text(5)?.to_owned(),
+                    is_failed: r.text(5)? == "failed",
+                })
+            })
+            .collect()
     }
 
     pub async fn ledger_count(&self) -> Result<i64> {

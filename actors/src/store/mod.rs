@@ -16,9 +16,11 @@ mod events;
 mod figures;
 mod finance;
 mod gaps;
+mod incidents;
 mod interventions;
 mod keys;
 mod ledger;
+mod maintenance;
 #[cfg(test)]
 mod money_tests;
 mod outbox;
@@ -29,10 +31,12 @@ mod refunds;
 mod replica;
 mod runs;
 mod schedule;
+mod sentinel;
 mod slo;
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 
+pub use alerts::{AlertCommit, AlertEvent, AlertEventFilter};
 pub use backups::{BackupRow, ProofRow};
 pub use booking::{OpenObjectRow, Origin};
 pub use calls::OpenCall;
@@ -40,8 +44,9 @@ pub use canary::CanaryRow;
 pub use events::{EventFilter, EventRow, NewEvent, OpenEvent};
 pub use figures::Revenue;
 pub use gaps::GapRow;
+pub use incidents::{IncidentFilter, LogState};
 pub use keys::KeyRow;
-pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow};
+pub use ledger::{CurrencyTotals, LedgerFilter, LedgerRow, NewCorrection, ObjectRow, PaymentInTime};
 pub use outbox::{ChannelRow, Delivered, DeliveryAttempt, NewNotification, NotificationFilter, NotificationRow};
 pub use pushes::{PushPing, PushRow};
 pub use recon::{ArchiveRow, ExceptionFilter, ExceptionRow, Finding, KeptRecon, NewRecon};
@@ -49,6 +54,8 @@ pub use refunds::{IdempotentAnswer, RefundEnd, RefundIntent};
 pub use replica::{KnownBackup, ReplicaRow};
 pub use runs::{Attempt, Claim, NewRun, Place, RunEnd, RunRow};
 pub use schedule::{AttemptRow, NodeRow, Pause, SlotCount, SlotOutcome};
+pub use sentinel::NewSample;
+pub use slo::ProbeRow;
 
 use self::engine::{Batch, Engine, Fact};
 use crate::{

@@ -42,6 +42,13 @@ async fn work(run: Run) -> Result<Record> {
         json!(parts.iter().map(|p| json!({"name": p.name, "state": p.state, "restarts": p.restarts})).collect::<Vec<_>>()),
     );
     record.insert("slo".into(), json!({"status": judged.verdict.status, "breach": judged.verdict.breach, "success_rate": judged.verdict.success_rate, "clause": judged.verdict.clause}));
+    let (_, standings) = slo::standings(env).await?;
+    let budget = |s: &crate::domain::slo::Standing| s.report.objectives.iter().filter_map(|o| o.budget.used_ratio).reduce(f64::max);
+    let level =
+        |s: &crate::domain::slo::Standing| json!({"name": s.level.name, "status": s.verdict.status, "budget_used_ratio": budget(s)});
+    record.insert("objectives".into(), standings.iter().map(level).collect());
+    let probes = env.store().probes().await?;
+    record.insert("probes".into(), probes.iter().map(|p| json!({"name": p.name, "state": p.state})).collect());
     record.insert("ledger_rows".into(), env.store().ledger_count().await?.into());
     Ok(record)
 }

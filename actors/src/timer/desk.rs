@@ -12,7 +12,10 @@ use super::{NOUN, floor::Floor, lease, requests::pause_check};
 use crate::{
     actor::{self, Reply},
     alert,
-    domain::schedule::{Decision, Fate, Overlap, Round},
+    domain::{
+        schedule::{Decision, Fate, Overlap, Round},
+        slo::Minute,
+    },
     env::{Env, rfc3339},
     error::{Error, Result},
     execution::{self, Cancel, Ended},
@@ -115,6 +118,7 @@ impl Desk {
         let missed = closed.iter().filter(|r| r.state == "missed").count();
         self.env.store().close_slots(spec.name, &closed, round.through).await?;
         if missed > 0 {
+            self.env.meter().record_many("tasks", Minute::of(self.env.now()), 0, true, missed as u64);
             tracing::warn!(task = spec.name, missed, through = rfc3339(round.through), "slots were missed");
         }
         Ok((round.index, round.through))
@@ -152,7 +156,13 @@ impl Desk {
             }
         };
         match claim {
-            Ok(Claim::Begun) => self.start(spec, self.run(&row.run_id, slot, cause, asked_by, 1), waits, cancel),
+            Ok(Claim::Begun) => {
+                if matches!(cause, "schedule" | "catch_up") {
+                    let late_us = row.lag_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0).saturating_mul(1000);
+                    self.env.meter().record("tasks", row.at, late_us, false);
+                }
+                self.start(spec, self.run(&row.run_id, slot, cause, asked_by, 1), waits, cancel);
+            }
             Ok(Claim::Queued) => {
                 self.floor.leave(&row.run_id);
                 self.floor.wait(spec.name);

@@ -1,5 +1,6 @@
 //! One test binary, a file per theme. Every test starts the real program and looks at it from outside.
 
+mod alerts;
 mod audit;
 mod backup;
 mod backup_faults;
@@ -15,8 +16,10 @@ mod demo;
 mod encryption;
 mod faults;
 mod finance;
+mod incidents;
 mod ingest;
 mod interop;
+mod levels;
 mod metrics;
 mod money;
 mod oracle;
@@ -38,6 +41,7 @@ mod story;
 mod supervision;
 mod systemd;
 mod tasks;
+mod templates;
 mod third_party;
 
 use integration_tests::Setup;

@@ -2,21 +2,21 @@
 //! resolves without flapping. Called by the alert actor for every check of `production_alerts` and `ops_sentinel`; it stores the alert.
 //! The catalogue of rules is in `catalog.rs`, their judgement of what was measured in `figure.rs`, on recorded history in `replay.rs`.
 
-mod anomaly;
 mod catalog;
 mod figure;
 mod parts;
 mod replay;
+mod response;
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-pub use anomaly::{WARM_UP, anomaly};
 pub use catalog::{Also, Catalogue, Limit, Rule};
 pub use figure::{Sample, judge};
 pub use parts::{Part, parts};
 pub use replay::{Episode, Fared, Replay, replay};
+pub use response::Acknowledged;
 
 /// How many of the last checks are remembered for flap detection (Nagios uses as many).
 const REMEMBERED: u32 = 21;
@@ -127,6 +127,9 @@ pub struct Alert {
     pub state: State,
     /// The first bad check of the present (or, when resolved, the last) episode.
     pub since: DateTime<Utc>,
+    /// When the episode ended.
+    #[serde(default)]
+    pub until: Option<DateTime<Utc>>,
     /// When `state` or a firing alert's `severity` last changed.
     pub last_change: DateTime<Utc>,
     /// How often it has fired, the present episode included.
@@ -146,6 +149,23 @@ pub struct Alert {
     pub history: u32,
     /// The same for the present episode only: what was bad before a resolve does not help to fire again.
     pub episode: u32,
+    /// The last value that was fine, and when.
+    #[serde(default)]
+    pub last_good: Option<(String, DateTime<Utc>)>,
+    /// Somebody looks after it: not told again, until it resolves or gets worse.
+    #[serde(default)]
+    pub acknowledged: Option<Acknowledged>,
+    /// Not told again before this time, if it does not get worse.
+    #[serde(default)]
+    pub snoozed_until: Option<DateTime<Utc>>,
+}
+
+impl Alert {
+    /// The episode's name: the same for everybody who knows the alert's identity and when it began, so that it needs no place to be kept.
+    pub fn id(&self) -> String {
+        let began = self.since.timestamp_micros().to_string();
+        format!("al_{}", name_of(&[&self.fingerprint, &began]))
+    }
 }
 
 /// The next state of a rule's alert after one more check. A check without data leaves everything as it is.
@@ -178,6 +198,7 @@ pub fn step(
 fn bad(mut alert: Alert, check: &Check, now: DateTime<Utc>, for_checks: u32) -> (Option<Alert>, Option<Transition>) {
     if alert.state == State::Resolved {
         (alert.state, alert.since, alert.last_change) = (State::Pending, now, now);
+        alert.until = None;
     }
     let worse = check.severity > alert.severity;
     alert.severity = check.severity;
@@ -196,21 +217,24 @@ fn bad(mut alert: Alert, check: &Check, now: DateTime<Utc>, for_checks: u32) -> 
     };
     if transition.is_some() {
         alert.last_change = now;
+        alert.forget_response();
     }
     (Some(alert), transition)
 }
 
 fn good(mut alert: Alert, check: &Check, now: DateTime<Utc>, resolve_checks: u32) -> (Option<Alert>, Option<Transition>) {
+    alert.last_good = Some((check.value.clone().unwrap_or_else(|| check.reason.clone()), now));
     let calm = alert.good_streak >= resolve_checks;
     match alert.state {
         State::Pending if calm && alert.fire_count == 0 => (None, None),
         // It fired in an earlier episode: that history stays.
         State::Pending if calm => {
-            (alert.state, alert.last_change) = (State::Resolved, now);
+            (alert.state, alert.last_change, alert.until) = (State::Resolved, now, Some(now));
             (Some(alert), None)
         }
         State::Firing if calm && !alert.flapping => {
-            (alert.state, alert.last_change) = (State::Resolved, now);
+            (alert.state, alert.last_change, alert.until) = (State::Resolved, now, Some(now));
+            alert.forget_response();
             alert.value.clone_from(&check.value);
             alert.reason.clone_from(&check.reason);
             (Some(alert), Some(Transition::Resolved))
@@ -228,6 +252,7 @@ fn new_alert(check: &Check, now: DateTime<Utc>) -> Alert {
         severity: check.severity,
         state: State::Pending,
         since: now,
+        until: None,
         last_change: now,
         fire_count: 0,
         bad_streak: 0,
@@ -239,6 +264,9 @@ fn new_alert(check: &Check, now: DateTime<Utc>) -> Alert {
         labels,
         history: 0,
         episode: 0,
+        last_good: None,
+        acknowledged: None,
+        snoozed_until: None,
     }
 }
 
@@ -258,13 +286,25 @@ fn mask(bits: u32) -> u32 {
 /// The identity of an alert: FNV-1a 64 over the labels sorted by name, each name and each value followed by a 0xFF byte, as 16 hex
 /// digits. The same as Alertmanager's, so that both name an alert alike. The map is sorted by bytes, which is Alertmanager's order.
 pub fn fingerprint(labels: &BTreeMap<String, String>) -> String {
+    digits(fnv(labels.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()])))
+}
+
+/// FNV-1a 64 over texts, each followed by a byte that no text has.
+fn fnv<'a>(texts: impl IntoIterator<Item = &'a str>) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    for text in labels.iter().flat_map(|(name, value)| [name, value]) {
-        text.bytes().for_each(&mut add);
-        add(0xff);
+    for byte in texts.into_iter().flat_map(|text| text.bytes().chain([0xff])) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
+    hash
+}
+
+fn digits(hash: u64) -> String {
     format!("{hash:016x}")
+}
+
+/// A name that follows from texts alone: 16 hex digits, the same wherever it is made.
+pub fn name_of(texts: &[&str]) -> String {
+    digits(fnv(texts.iter().copied()))
 }
 
 #[cfg(test)]
@@ -359,6 +399,39 @@ mod tests {
             let (next, transition) = step(alert.as_ref(), &check(Some(false), severity), at(1), 1, 1);
             assert_eq!((transition, next.as_ref().map(|a| a.severity)), (expected, Some(severity)));
             alert = next;
+        }
+    }
+
+    #[test]
+    fn an_episode_has_a_name_of_its_own_and_an_end() {
+        let (alert, _) = feed("110-", 1, 1);
+        let first = alert.unwrap();
+        assert_eq!((first.until, first.last_good.clone()), (Some(at(2)), Some(("91.0 %".into(), at(2)))));
+        assert_eq!(first.id(), feed("1", 1, 1).0.unwrap().id(), "it does not change within an episode");
+        let second = feed("1101", 1, 1).0.unwrap();
+        assert!(second.id() != first.id() && second.id().starts_with("al_") && second.until.is_none());
+        assert_eq!(second.last_good.map(|(_, at)| at), Some(at(2)), "what was fine before it began is still known");
+    }
+
+    #[test]
+    fn a_body_of_before_these_fields_is_still_read() {
+        let mut body = serde_json::to_value(feed("1", 1, 1).0.unwrap()).unwrap();
+        for field in ["until", "last_good", "acknowledged", "snoozed_until"] {
+            body.as_object_mut().unwrap().remove(field);
+        }
+        assert_eq!(serde_json::from_value::<Alert>(body).unwrap(), feed("1", 1, 1).0.unwrap());
+    }
+
+    #[test]
+    fn an_acknowledgement_ends_with_the_episode_or_when_it_gets_worse() {
+        let mut alert = step(None, &check(Some(false), Severity::Warning), at(0), 1, 1).0.unwrap();
+        alert.acknowledge("anna", "on it", at(0)).unwrap();
+        alert.snooze(at(9), at(0)).unwrap();
+        let same = step(Some(&alert), &check(Some(false), Severity::Warning), at(1), 1, 1).0.unwrap();
+        assert!(same.acknowledged.is_some() && same.snoozed_until.is_some());
+        for next in [check(Some(false), Severity::Critical), check(Some(true), Severity::Warning)] {
+            let changed = step(Some(&alert), &next, at(1), 1, 1).0.unwrap();
+            assert_eq!((changed.acknowledged, changed.snoozed_until), (None, None), "{next:?}");
         }
     }
 

@@ -1,74 +1,54 @@
-//! How fast the error budget burns: four tiers of two windows each (the set Sloth uses for 30 days, after the SRE workbook), the budget
-//! by events, and what fired since the last look. Used by the guard, the monitor and the status endpoint. Integers decide everywhere.
+//! How fast the error budget burns: four tiers of two windows each (the set Sloth uses for 30 days, after the SRE workbook), an absolute rule
+//! for few events, the budget by events, and what fired since the last look. Used by the guard, the monitor and the status endpoint.
+//! Integers decide; only the confidence bound that holds a tier back is a float.
 
 use chrono::{DateTime, Utc};
 use serde::ser::SerializeMap;
 
 use super::{
-    Minute, Objective, PPM,
+    Counts, Level, PPM,
     series::{Indicator, Series},
+    tier::{ABSOLUTE_BAD, Promise, Stand, Tier},
+    wilson,
 };
-
-/// A tier burns when both windows use up the budget faster than `budget_percent` of it per long window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tier {
-    /// `page` or `ticket`.
-    pub severity: &'static str,
-    pub long: &'static str,
-    pub short: &'static str,
-    pub long_minutes: i64,
-    pub short_minutes: i64,
-    pub budget_percent: u32,
-}
-
-impl Tier {
-    /// The worst first.
-    pub const ALL: [Self; 4] = [
-        Self { severity: "page", long: "1h", short: "5m", long_minutes: 60, short_minutes: 5, budget_percent: 2 },
-        Self { severity: "page", long: "6h", short: "30m", long_minutes: 360, short_minutes: 30, budget_percent: 5 },
-        Self { severity: "ticket", long: "1d", short: "2h", long_minutes: 1440, short_minutes: 120, budget_percent: 10 },
-        Self { severity: "ticket", long: "3d", short: "6h", long_minutes: 4320, short_minutes: 360, budget_percent: 10 },
-    ];
-
-    /// Bad events needed in the long window: at ten requests an hour a single failure would page otherwise (slok/sloth#666).
-    pub fn min_bad(&self) -> u64 {
-        if self.severity == "page" { 3 } else { 2 }
-    }
-
-    /// The burn rate above which the tier fires: budget share * period / long window. 14.4, 6, 3 and 1 for 30 days.
-    pub fn factor(&self, objective: &Objective) -> f64 {
-        (i64::from(self.budget_percent) * period_minutes(objective)) as f64 / (100 * self.long_minutes) as f64
-    }
-
-    /// bad / total > factor * budget, with every division multiplied out. Strict, as in Prometheus.
-    fn exceeded(&self, objective: &Objective, budget_ppm: u64, (bad, total): (u64, u64)) -> bool {
-        let wide = |value: i64| u128::from(value.max(0).unsigned_abs());
-        u128::from(bad) * 100 * wide(self.long_minutes) * u128::from(PPM)
-            > u128::from(self.budget_percent) * wide(period_minutes(objective)) * u128::from(budget_ppm) * u128::from(total)
-    }
-
-    /// (burning, firing): firing is burning with enough bad events.
-    fn at(&self, objective: &Objective, budget_ppm: u64, series: &Series, end: i64) -> (bool, bool) {
-        let long = series.window(end, self.long_minutes);
-        let burning =
-            self.exceeded(objective, budget_ppm, long) && self.exceeded(objective, budget_ppm, series.window(end, self.short_minutes));
-        (burning, burning && long.0 >= self.min_bad())
-    }
-}
 
 /// A tier and how it stands.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "four separate answers of a JSON object")]
 pub struct TierState {
     pub severity: &'static str,
     pub long: &'static str,
     pub short: &'static str,
     pub factor: f64,
     pub firing: bool,
-    /// Both windows burn, but too few bad events for it to fire.
+    /// Both windows burn: what Prometheus would fire.
+    pub burning: bool,
+    /// Both windows burn, but it does not fire for want of events.
     pub held_back: bool,
+    /// What holds it back: `min_bad`, `min_events` or `interval`.
+    pub held_by: Option<&'static str>,
+    /// Events of the long window, and the bad ones.
+    pub n: u64,
+    pub bad: u64,
+    /// The Wilson 95 % interval of the bad share in the long window.
+    pub interval: Option<(f64, f64)>,
     /// False if even 100 % errors could not make it fire: the target is too low for this tier.
     pub reachable: bool,
     /// When it began to fire without a pause.
+    pub since: Option<DateTime<Utc>>,
+}
+
+/// The absolute rule and how it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Absolute {
+    pub severity: &'static str,
+    pub window: &'static str,
+    pub bad: u64,
+    pub good: u64,
+    pub min_bad: u64,
+    /// So many good ones and it is for the tiers to decide.
+    pub max_good: u64,
+    pub firing: bool,
     pub since: Option<DateTime<Utc>>,
 }
 
@@ -117,11 +97,15 @@ pub struct ObjectiveReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold_ms: Option<u64>,
     pub period_s: i64,
+    /// Events of the period (slices of time, if the budget counts those), and the bad ones.
+    pub n: u64,
+    pub bad: u64,
     /// Good events / all events of the period, cut to 6 decimals; null without events.
     pub sli: Option<f64>,
     pub budget: Budget,
     pub burn: BurnRates,
     pub tiers: Vec<TierState>,
+    pub absolute: Absolute,
 }
 
 /// The worst thing that fires.
@@ -139,17 +123,18 @@ pub struct Worst {
 pub struct Gate {
     pub min_bad: u64,
     pub min_bad_ticket: u64,
-    /// False if a tier burns but has too few bad events to fire.
+    pub min_events: u64,
+    /// False if a tier burns but has too few events to fire.
     pub met: bool,
 }
 
-/// Both objectives at one instant.
+/// All that a level promises at one instant.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "four separate answers of a JSON object")]
 pub struct Report {
     /// A page tier fires or a budget is exhausted: the guard raises an alert.
     pub breach: bool,
-    /// One alert for both page tiers of both objectives.
+    /// One alert for both page tiers and the absolute rule of both objectives.
     pub page: bool,
     /// One alert for both ticket tiers of both objectives.
     pub ticket: bool,
@@ -161,44 +146,58 @@ pub struct Report {
     pub coverage: f64,
 }
 
-/// The report at the start of `now_minute` (minutes since the epoch): windows are the closed minutes before it. Minutes outside the period
-/// are ignored. A window longer than the history is judged by what there is; `coverage` says so.
-pub fn burn<'a>(objective: &Objective, minutes: impl IntoIterator<Item = &'a Minute>, now_minute: i64) -> Report {
-    let minutes: Vec<&Minute> = minutes.into_iter().collect();
-    let from = now_minute.saturating_sub(period_minutes(objective));
-    let of = |indicator: Indicator| Series::new(minutes.iter().copied(), from, now_minute, |minute| indicator.counters(minute));
-    let series = Indicator::ALL.map(|indicator| (indicator, of(indicator)));
-    let coverage = series[0].1.coverage();
-    let objectives: Vec<_> = series.iter().map(|(indicator, series)| report_objective(objective, *indicator, series, now_minute)).collect();
+/// The report at the start of `now` (minutes since the epoch): windows are the closed minutes before it. A window longer than the history
+/// is judged by what there is; `coverage` says so.
+pub fn burn<M: Into<Counts>>(level: &Level, minutes: impl IntoIterator<Item = M>, now: i64) -> Report {
+    let minutes: Vec<Counts> = minutes.into_iter().map(Into::into).collect();
+    let indicators = Indicator::of(level);
+    let series: Vec<(Promise, Series)> = indicators.into_iter().map(|indicator| series(level, &minutes, indicator, now)).collect();
+    let (from, _) = level.window.at(now);
+    let coverage = Series::new(minutes.iter().copied(), from, now, None, |m| (m.bad, m.total)).coverage();
+    let objectives: Vec<_> = series.iter().map(|(promise, series)| report_objective(level, promise, series, now)).collect();
     let tiers = || objectives.iter().flat_map(|o| o.tiers.iter().map(move |tier| (o.name, tier)));
-    let fires = |severity: &str| tiers().find(|(_, tier)| tier.firing && tier.severity == severity);
-    let as_worst = |(objective, tier): (&'static str, &TierState)| Worst {
-        objective,
-        severity: tier.severity,
-        windows: format!("{}/{}", tier.long, tier.short),
+    let fires = |severity: &str| {
+        tiers().find(|(_, tier)| tier.firing && tier.severity == severity).map(|(objective, tier)| Worst {
+            objective,
+            severity: tier.severity,
+            windows: format!("{}/{}", tier.long, tier.short),
+        })
     };
+    let absolute = objectives.iter().find(|o| o.absolute.firing);
+    let absolute = absolute.map(|o| Worst { objective: o.name, severity: "page", windows: o.absolute.window.to_owned() });
     let exhausted = objectives.iter().find(|o| o.budget.exhausted);
-    let worst = fires("page")
-        .map(as_worst)
-        .or_else(|| exhausted.map(|o| Worst { objective: o.name, severity: "budget", windows: format!("{}d", objective.period_days) }))
-        .or_else(|| fires("ticket").map(as_worst));
+    let exhausted = exhausted.map(|o| Worst { objective: o.name, severity: "budget", windows: level.window.name() });
+    let page = fires("page").or(absolute);
+    let (breach, budget_exhausted) = (page.is_some() || exhausted.is_some(), exhausted.is_some());
     Report {
-        breach: fires("page").is_some() || exhausted.is_some(),
-        page: fires("page").is_some(),
+        breach,
+        page: page.is_some(),
         ticket: fires("ticket").is_some(),
-        budget_exhausted: exhausted.is_some(),
-        worst,
-        gate: Gate { min_bad: Tier::ALL[0].min_bad(), min_bad_ticket: Tier::ALL[3].min_bad(), met: !tiers().any(|(_, t)| t.held_back) },
+        budget_exhausted,
+        worst: page.or(exhausted).or_else(|| fires("ticket")),
+        gate: Gate {
+            min_bad: Tier::ALL[0].min_bad(),
+            min_bad_ticket: Tier::ALL[3].min_bad(),
+            min_events: level.min_events,
+            met: !tiers().any(|(_, t)| t.held_back),
+        },
         coverage,
         objectives,
     }
 }
 
-/// A tier that fired at some closed minute.
+fn series(level: &Level, minutes: &[Counts], indicator: Indicator, now: i64) -> (Promise, Series) {
+    let promise = Promise::new(level, indicator, now);
+    let from = promise.from.min(now.saturating_sub(Tier::ALL[3].long_minutes));
+    (promise, Series::new(minutes.iter().copied(), from, now, level.slices, |minute| indicator.counters(minute)))
+}
+
+/// Something that fired at some closed minute.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Fired {
     pub objective: &'static str,
     pub severity: &'static str,
+    /// The windows; `absolute` instead of a short one for the rule for few events.
     pub long: &'static str,
     pub short: &'static str,
     /// Minutes since the epoch.
@@ -208,62 +207,100 @@ pub struct Fired {
 }
 
 /// What fired at any minute in (since, now]: a 5-minute burst that began and ended between two looks of the guard shows only here.
-pub fn fired_between<'a>(objective: &Objective, minutes: impl IntoIterator<Item = &'a Minute>, since: i64, now: i64) -> Vec<Fired> {
-    let minutes: Vec<&Minute> = minutes.into_iter().collect();
-    let since = since.max(now.saturating_sub(period_minutes(objective)));
+pub fn fired_between<M: Into<Counts>>(level: &Level, minutes: impl IntoIterator<Item = M>, since: i64, now: i64) -> Vec<Fired> {
+    let minutes: Vec<Counts> = minutes.into_iter().map(Into::into).collect();
+    let since = since.max(now.saturating_sub(level.window.days() * 1440));
     let mut fired = Vec::new();
-    for indicator in Indicator::ALL {
-        let series = Series::new(minutes.iter().copied(), since.saturating_sub(Tier::ALL[3].long_minutes), now, |m| indicator.counters(m));
-        for tier in Tier::ALL {
-            let fires = |end: &i64| tier.at(objective, indicator.budget_ppm(objective), &series, *end).1;
-            let ends: Vec<i64> = (since.saturating_add(1)..=now).filter(fires).collect();
-            let (Some(first_minute), Some(last_minute)) = (ends.first().copied(), ends.last().copied()) else { continue };
-            let Tier { severity, long, short, .. } = tier;
-            let minutes = ends.len() as u64;
-            fired.push(Fired { objective: indicator.name(), severity, long, short, first_minute, last_minute, minutes });
+    for indicator in Indicator::of(level) {
+        let promise = Promise::new(level, indicator, now);
+        let series = Series::new(minutes.iter().copied(), since.saturating_sub(Tier::ALL[3].long_minutes), now, level.slices, |m| {
+            indicator.counters(m)
+        });
+        let mut note = |severity, long, short, fires: &dyn Fn(i64) -> bool| {
+            let ends: Vec<i64> = (since.saturating_add(1)..=now).filter(|end| fires(*end)).collect();
+            let (Some(first_minute), Some(last_minute)) = (ends.first().copied(), ends.last().copied()) else { return };
+            fired.push(Fired { objective: indicator.name(), severity, long, short, first_minute, last_minute, minutes: ends.len() as u64 });
+        };
+        for tier in promise.tiers() {
+            note(tier.severity, tier.long, tier.short, &|end| tier.at(&promise, &series, end).firing);
         }
+        note("page", "6h", "absolute", &|end| promise.absolute(&series, end).2);
     }
     fired
 }
 
-fn report_objective(objective: &Objective, indicator: Indicator, series: &Series, now: i64) -> ObjectiveReport {
-    let budget_ppm = indicator.budget_ppm(objective);
-    let (bad, total) = series.window(now, period_minutes(objective));
+/// (minute, bad so far, events so far) of the present window at the end of each `step` minutes: the chart of the budget burning down.
+pub fn burn_down<M: Into<Counts>>(
+    level: &Level,
+    minutes: impl IntoIterator<Item = M>,
+    now: i64,
+    latency: bool,
+    step: i64,
+) -> Vec<(i64, u64, u64)> {
+    let indicator = if latency { Indicator::Latency } else { Indicator::Availability };
+    let minutes: Vec<Counts> = minutes.into_iter().map(Into::into).collect();
+    let (promise, series) = series(level, &minutes, indicator, now);
+    let step = usize::try_from(step).unwrap_or(1).max(1);
+    let point = |end: i64| {
+        let (bad, total) = series.window(end, end - promise.from);
+        (end, bad, total)
+    };
+    (promise.from..now).step_by(step).skip(1).chain([now]).map(point).collect()
+}
+
+fn report_objective(level: &Level, promise: &Promise, series: &Series, now: i64) -> ObjectiveReport {
+    let (bad, total) = series.window(now, now - promise.from);
     let good_ppm = (total > 0).then(|| u128::from(total - bad.min(total)) * u128::from(PPM) / u128::from(total.max(1)));
     ObjectiveReport {
-        name: indicator.name(),
-        kind: indicator.name(),
-        target_ppm: PPM - budget_ppm,
-        threshold_ms: (indicator == Indicator::Latency).then_some(objective.p95_ms),
-        period_s: period_minutes(objective) * 60,
+        name: promise.indicator.name(),
+        kind: promise.indicator.name(),
+        target_ppm: PPM - promise.budget_ppm,
+        threshold_ms: level.latency.filter(|_| promise.indicator == Indicator::Latency).map(|latency| latency.ms),
+        period_s: promise.period * 60,
+        n: total,
+        bad,
         sli: good_ppm.map(|ppm| ppm as f64 / PPM as f64),
-        budget: report_budget(objective, budget_ppm, series, now),
-        burn: burn_rates(objective, budget_ppm, series, now),
-        tiers: Tier::ALL.iter().map(|tier| report_tier(objective, tier, budget_ppm, series, now)).collect(),
+        budget: report_budget(promise, series, now),
+        burn: burn_rates(level, promise, series, now),
+        tiers: promise.tiers().map(|tier| report_tier(&tier, promise, series, now)).collect(),
+        absolute: report_absolute(promise, series, now),
     }
 }
 
-fn report_tier(objective: &Objective, tier: &Tier, budget_ppm: u64, series: &Series, now: i64) -> TierState {
-    let (burning, firing) = tier.at(objective, budget_ppm, series, now);
-    let since = firing.then(|| {
-        let fires = |end: &i64| tier.at(objective, budget_ppm, series, *end).1;
-        (now - period_minutes(objective)..=now).rev().take_while(fires).last().and_then(start_of)
-    });
+/// When something that fires at `now` began to do so without a pause.
+fn since(series: &Series, now: i64, fires: impl Fn(i64) -> bool) -> Option<DateTime<Utc>> {
+    (series.start()..=now).rev().take_while(|end| fires(*end)).last().and_then(start_of)
+}
+
+fn report_tier(tier: &Tier, promise: &Promise, series: &Series, now: i64) -> TierState {
+    let Stand { burning, firing, held_by } = tier.at(promise, series, now);
+    let (bad, n) = series.window(now, tier.long_minutes);
     TierState {
         severity: tier.severity,
         long: tier.long,
         short: tier.short,
-        factor: tier.factor(objective),
+        factor: tier.factor(promise.period),
         firing,
+        burning,
         held_back: burning && !firing,
-        reachable: tier.exceeded(objective, budget_ppm, (1, 1)),
-        since: since.flatten(),
+        held_by,
+        n,
+        bad,
+        interval: wilson(bad, n),
+        reachable: tier.reachable(promise.period, promise.budget_ppm),
+        since: if firing { since(series, now, |end| tier.at(promise, series, end).firing) } else { None },
     }
 }
 
-fn report_budget(objective: &Objective, budget_ppm: u64, series: &Series, now: i64) -> Budget {
-    let (used, events) = series.window(now, period_minutes(objective));
-    let allowed_millionths = u128::from(budget_ppm) * u128::from(events);
+fn report_absolute(promise: &Promise, series: &Series, now: i64) -> Absolute {
+    let (bad, good, firing) = promise.absolute(series, now);
+    let since = if firing { since(series, now, |end| promise.absolute(series, end).2) } else { None };
+    Absolute { severity: "page", window: "6h", bad, good, min_bad: ABSOLUTE_BAD, max_good: promise.few, firing, since }
+}
+
+fn report_budget(promise: &Promise, series: &Series, now: i64) -> Budget {
+    let (used, events) = series.window(now, now - promise.from);
+    let allowed_millionths = u128::from(promise.budget_ppm) * u128::from(events);
     let used_millionths = u128::from(used) * u128::from(PPM);
     let total = u64::try_from(allowed_millionths / u128::from(PPM)).unwrap_or(u64::MAX);
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -274,35 +311,33 @@ fn report_budget(objective: &Objective, budget_ppm: u64, series: &Series, now: i
         remaining: signed(total) - signed(used),
         used_ratio: (allowed_millionths > 0).then(|| six_decimals(used_millionths as f64 / allowed_millionths as f64)),
         exhausted: spent && used >= Tier::ALL[0].min_bad(),
-        exhausts_at: if spent { None } else { exhausts_at(objective, allowed_millionths - used_millionths, series, now) },
+        exhausts_at: if spent { None } else { exhausts_at(promise, allowed_millionths - used_millionths, series, now) },
     }
 }
 
 /// The rest of the budget (in millionths of an event) at the rate of the last day, or of the history if it is shorter.
-fn exhausts_at(objective: &Objective, rest_millionths: u128, series: &Series, now: i64) -> Option<DateTime<Utc>> {
+fn exhausts_at(promise: &Promise, rest_millionths: u128, series: &Series, now: i64) -> Option<DateTime<Utc>> {
     let day = Tier::ALL[2].long_minutes;
     let (bad, _) = series.window(now, day);
     let span = (now - series.first_seen()?).clamp(1, day);
     let per_event = u128::from(bad) * u128::from(PPM);
     let minutes = (rest_millionths * u128::from(span.unsigned_abs())).checked_div(per_event)?;
-    let minutes = i64::try_from(minutes).ok().filter(|m| *m <= period_minutes(objective))?;
+    // A window of the calendar ends at its end; a rolling one has lost by then what is in it now.
+    let left = if promise.until > now { promise.until - now } else { promise.period };
+    let minutes = i64::try_from(minutes).ok().filter(|m| *m <= left)?;
     start_of(now + minutes)
 }
 
-fn burn_rates(objective: &Objective, budget_ppm: u64, series: &Series, now: i64) -> BurnRates {
+fn burn_rates(level: &Level, promise: &Promise, series: &Series, now: i64) -> BurnRates {
     const WINDOWS: [(&str, i64); 7] = [("5m", 5), ("30m", 30), ("1h", 60), ("2h", 120), ("6h", 360), ("1d", 1440), ("3d", 4320)];
     let rate = |window: i64| {
         let (bad, total) = series.window(now, window);
-        let allowed = budget_ppm as f64 / PPM as f64 * total as f64;
+        let allowed = promise.budget_ppm as f64 / PPM as f64 * total as f64;
         (total > 0).then(|| six_decimals(bad as f64 / allowed))
     };
     let mut rates: Vec<_> = WINDOWS.iter().map(|(name, window)| ((*name).to_owned(), rate(*window))).collect();
-    rates.push((format!("{}d", objective.period_days), rate(period_minutes(objective))));
+    rates.push((level.window.name(), rate(now - promise.from)));
     BurnRates(rates)
-}
-
-fn period_minutes(objective: &Objective) -> i64 {
-    objective.period_days.clamp(1, 3650) * 1440
 }
 
 fn start_of(minute: i64) -> Option<DateTime<Utc>> {

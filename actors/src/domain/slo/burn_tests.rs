@@ -1,12 +1,21 @@
 //! Cases for `burn.rs`: hand numbers of the SRE workbook and of two measured incidents.
 
+use super::super::{Minute, Objective};
 use super::*;
 use proptest::prelude::*;
 
 const NOW: i64 = 29_000_000;
 
-fn three_nines() -> Objective {
-    Objective { success_ppm: 999_000, ..Objective::default() }
+fn three_nines() -> Level {
+    of(999_000)
+}
+
+fn of(success_ppm: u64) -> Level {
+    Objective { success_ppm, ..Objective::default() }.level()
+}
+
+fn usual() -> Level {
+    Objective::default().level()
 }
 
 /// `bad` of `total` in each of the minutes [from, to) before NOW.
@@ -20,7 +29,7 @@ fn tier<'a>(report: &'a Report, long: &str) -> &'a TierState {
 
 #[test]
 fn the_factors_follow_from_the_share_of_the_budget() {
-    let factors = |days| Tier::ALL.map(|tier| tier.factor(&Objective { period_days: days, ..Objective::default() }));
+    let factors = |days: i64| Tier::ALL.map(|tier| tier.factor(days * 1440));
     for (days, expected) in [(30, [14.4, 6.0, 3.0, 1.0]), (28, [13.44, 5.6, 2.8, 0.933_333])] {
         let close = factors(days).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6);
         assert!(close, "{days} days: {:?}", factors(days));
@@ -57,7 +66,7 @@ fn the_open_minute_and_the_future_are_not_in_any_window() {
 
 #[test]
 fn few_bad_events_are_held_back_and_said_so() {
-    let objective = three_nines();
+    let objective = Level { min_events: 10, ..three_nines() };
     for (bad, firing) in [(1, false), (2, false), (3, true)] {
         // Ten requests an hour: one failure is 10 %, far above 1.44 %.
         let mut rows = minutes(43_200, 0, 0, 0);
@@ -91,12 +100,12 @@ fn a_spent_budget_is_a_breach_and_a_burning_one_has_a_date() {
     // 2 % allowed of 43 200 * 10 events is 8640; 3600 bad in the last day leave 5040, which last 1.4 days more.
     let mut rows = minutes(43_200, 0, 10, 0);
     rows.iter_mut().rev().take(720).for_each(|minute| minute.bad = 5);
-    let budget = burn(&Objective::default(), &rows, NOW).objectives[0].budget.clone();
+    let budget = burn(&usual(), &rows, NOW).objectives[0].budget.clone();
     assert_eq!((budget.total, budget.remaining, budget.exhausted), (8640, 5040, false));
     assert_eq!(budget.exhausts_at, start_of(NOW + 2016));
 
     rows.iter_mut().rev().skip(2000).take(1008).for_each(|minute| minute.bad = 5);
-    let report = burn(&Objective::default(), &rows, NOW);
+    let report = burn(&usual(), &rows, NOW);
     let spent = &report.objectives[0].budget;
     assert_eq!((spent.remaining, spent.exhausted, spent.exhausts_at), (0, true, None));
     assert_eq!((report.breach, report.budget_exhausted, spent.used_ratio), (true, true, Some(1.0)));
@@ -115,7 +124,7 @@ fn the_worst_comes_first_and_since_is_when_it_began() {
 #[test]
 fn slow_answers_burn_the_latency_budget_only() {
     let rows: Vec<Minute> = (NOW - 60..NOW).map(|minute| Minute { minute, total: 10, slow: 10, ..Minute::default() }).collect();
-    let report = burn(&Objective::default(), &rows, NOW);
+    let report = burn(&usual(), &rows, NOW);
     assert_eq!(report.objectives[1].burn.get("1h"), Some(20.0));
     assert!(report.objectives[1].tiers[0].firing && !report.objectives[0].tiers[0].firing);
     assert!(report.objectives[0].burn.get("5m") == Some(0.0) && report.page);
@@ -124,7 +133,7 @@ fn slow_answers_burn_the_latency_budget_only() {
 #[test]
 fn a_tier_that_can_never_fire_is_named() {
     let reachable = |success_ppm| {
-        let report = burn(&Objective { success_ppm, ..Objective::default() }, &[], NOW);
+        let report = burn::<Counts>(&of(success_ppm), [], NOW);
         report.objectives[0].tiers.iter().map(|tier| tier.reachable).collect::<Vec<_>>()
     };
     assert_eq!(reachable(930_556), [true, true, true, true]);
@@ -134,7 +143,7 @@ fn a_tier_that_can_never_fire_is_named() {
 
 #[test]
 fn nothing_observed_is_no_breach_and_has_no_rates() {
-    let report = burn(&Objective::default(), &[], NOW);
+    let report = burn::<Counts>(&usual(), [], NOW);
     assert!(!report.breach && report.worst.is_none() && report.gate.met);
     assert_eq!((report.coverage, report.objectives[0].sli, report.objectives[0].budget.used_ratio), (0.0, None, None));
     assert_eq!(report.objectives[0].burn.get("30d"), None);
@@ -157,6 +166,6 @@ proptest! {
         // factor * 10 is an integer for 30 days, the form of the rule in the literature.
         let factor10 = [144u128, 60, 30, 10][which];
         let expected = u128::from(bad) * 1_000_000 * 10 > factor10 * u128::from(budget_ppm) * u128::from(total);
-        prop_assert_eq!(tier.exceeded(&Objective::default(), budget_ppm, (bad, total)), expected);
+        prop_assert_eq!(tier.exceeded(43_200, budget_ppm, (bad, total)), expected);
     }
 }

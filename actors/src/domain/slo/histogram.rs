@@ -33,6 +33,13 @@ impl Histogram {
         self.add(index(us), 1);
     }
 
+    /// Adds the same value `n` times.
+    pub fn record_many(&mut self, us: u64, n: u64) {
+        if n > 0 {
+            self.add(index(us), n);
+        }
+    }
+
     fn add(&mut self, bucket: u32, n: u64) {
         match self.counts.binary_search_by_key(&bucket, |(b, _)| *b) {
             Ok(at) => self.counts[at].1 = self.counts[at].1.saturating_add(n),
@@ -122,7 +129,7 @@ fn value_us(bucket: u32) -> f64 {
     2.0 * (f64::from(bucket) * GAMMA.ln()).exp() / (GAMMA + 1.0)
 }
 
-fn put(bytes: &mut Vec<u8>, mut value: u64) {
+pub(super) fn put(bytes: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         bytes.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
@@ -130,7 +137,7 @@ fn put(bytes: &mut Vec<u8>, mut value: u64) {
     bytes.push((value & 0x7f) as u8);
 }
 
-fn take(bytes: &mut &[u8]) -> Result<u64, String> {
+pub(super) fn take(bytes: &mut &[u8]) -> Result<u64, String> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first().ok_or("histogram: cut short")?;

@@ -1,7 +1,7 @@
 //! The verdict over the evaluation window: PASS, FAIL or NO_DATA, with the rule that decided and a sentence. Used by the status endpoint,
 //! the monitor and the guard alike, so that the three can never disagree. Integers decide; floats are for display and for the interval.
 
-use super::{Minute, Objective, PPM};
+use super::{Counts, Level, Minute, Objective, PPM};
 
 /// The 95 % quantile of the normal distribution, two-sided.
 const Z: f64 = 1.959_963_984_540_054;
@@ -63,7 +63,7 @@ pub fn judge<'a>(objective: &Objective, minutes: impl IntoIterator<Item = &'a Mi
         sum.merge(minute);
         observed.insert(minute.minute);
     }
-    let (status, rule, clause) = decide(objective, &sum);
+    let (status, rule, clause) = decide(&objective.level(), &sum.counts(), &format!("in the last {} minutes", objective.window_minutes));
     Verdict {
         status,
         breach: status == Status::Fail,
@@ -81,23 +81,28 @@ pub fn judge<'a>(objective: &Objective, minutes: impl IntoIterator<Item = &'a Mi
     }
 }
 
-fn decide(objective: &Objective, sum: &Minute) -> (Status, &'static str, String) {
+/// Status, rule and sentence for these sums; `span` says of which time they are.
+pub(super) fn decide(level: &Level, sum: &Counts, span: &str) -> (Status, &'static str, String) {
     let (n, answered) = (sum.total, sum.succeeded());
     if n == 0 {
-        return (Status::NoData, "no_data", format!("no requests in the last {} minutes", objective.window_minutes));
+        return (Status::NoData, "no_data", format!("no requests {span}"));
     }
-    let errors = Share { what: "failed", bad: sum.bad, n, allowed_ppm: objective.error_budget_ppm() };
-    let slow = Share { what: "answered too slowly", bad: sum.slow, n: answered, allowed_ppm: objective.slow_budget_ppm() };
-    if let Some((small, clause)) = errors.broken(objective.min_events) {
-        return (Status::Fail, if small { "success_rate_small_sample" } else { "success_rate" }, clause);
+    if let Some(success_ppm) = level.success_ppm {
+        let errors = Share { what: "failed", bad: sum.bad, n, allowed_ppm: PPM.saturating_sub(success_ppm) };
+        if let Some((small, clause)) = errors.broken(level.min_events) {
+            return (Status::Fail, if small { "success_rate_small_sample" } else { "success_rate" }, clause);
+        }
     }
-    if let Some((small, clause)) = slow.broken(objective.min_events) {
-        let clause = format!("{clause}; slow is more than {} ms", objective.p95_ms);
-        return (Status::Fail, if small { "p95_small_sample" } else { "p95" }, clause);
+    if let Some(latency) = level.latency {
+        let slow = Share { what: "answered too slowly", bad: sum.slow, n: answered, allowed_ppm: PPM.saturating_sub(latency.share_ppm) };
+        if let Some((small, clause)) = slow.broken(level.min_events) {
+            let clause = format!("{clause}; slow is more than {} ms", latency.ms);
+            return (Status::Fail, if small { "p95_small_sample" } else { "p95" }, clause);
+        }
     }
-    let few = if n < objective.min_events { " (few events: only a clear breach would fail)" } else { "" };
-    let clause = format!("{} of {n} requests failed, {} of {answered} were slow: within the objective{few}", sum.bad, sum.slow);
-    (Status::Pass, "within_objective", clause)
+    let few = if n < level.min_events { " (few events: only a clear breach would fail)" } else { "" };
+    let slow = if level.latency.is_some() { format!(", {} of {answered} were slow", sum.slow) } else { String::new() };
+    (Status::Pass, "within_objective", format!("{} of {n} requests failed{slow}: within the objective{few}", sum.bad))
 }
 
 /// One ratio against what is allowed of it.
@@ -114,7 +119,7 @@ impl Share {
     fn broken(&self, min_events: u64) -> Option<(bool, String)> {
         let Self { what, bad, n, allowed_ppm } = *self;
         let allowed = allowed_ppm as f64 / PPM as f64;
-        let percent = allowed * 100.0;
+        let percent = allowed_ppm as f64 / 10_000.0;
         if n >= min_events {
             let over = u128::from(bad) * u128::from(PPM) > u128::from(allowed_ppm) * u128::from(n);
             return over.then(|| (false, format!("{bad} of {n} requests {what}, more than the {percent} % allowed")));
@@ -147,7 +152,7 @@ pub fn wilson(bad: u64, n: u64) -> Option<(f64, f64)> {
 }
 
 /// part / whole cut to 6 decimals.
-fn floored_share(part: u64, whole: u64) -> Option<f64> {
+pub(super) fn floored_share(part: u64, whole: u64) -> Option<f64> {
     if whole == 0 {
         return None;
     }

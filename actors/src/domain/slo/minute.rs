@@ -18,6 +18,27 @@ pub struct Minute {
     pub latency: Histogram,
 }
 
+/// The counters of one minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub minute: i64,
+    pub total: u64,
+    pub bad: u64,
+    pub slow: u64,
+}
+
+impl Counts {
+    pub fn succeeded(&self) -> u64 {
+        self.total.saturating_sub(self.bad)
+    }
+}
+
+impl From<&Minute> for Counts {
+    fn from(minute: &Minute) -> Self {
+        minute.counts()
+    }
+}
+
 impl Minute {
     pub fn new(minute: i64) -> Self {
         Self { minute, ..Self::default() }
@@ -30,13 +51,25 @@ impl Minute {
 
     /// Counts one request. It is slow if it took more than `threshold_ms` milliseconds.
     pub fn record(&mut self, latency_us: u64, failed: bool, threshold_ms: u64) {
-        self.total += 1;
+        self.record_many(latency_us, failed, threshold_ms, 1);
+    }
+
+    /// Counts `n` alike.
+    pub fn record_many(&mut self, latency_us: u64, failed: bool, threshold_ms: u64, n: u64) {
+        self.total = self.total.saturating_add(n);
         if failed {
-            self.bad += 1;
+            self.bad = self.bad.saturating_add(n);
             return;
         }
-        self.slow += u64::from(latency_us > threshold_ms.saturating_mul(1000));
-        self.latency.record(latency_us);
+        if latency_us > threshold_ms.saturating_mul(1000) {
+            self.slow = self.slow.saturating_add(n);
+        }
+        self.latency.record_many(latency_us, n);
+    }
+
+    /// Without the latencies.
+    pub fn counts(&self) -> Counts {
+        Counts { minute: self.minute, total: self.total, bad: self.bad, slow: self.slow }
     }
 
     /// Adds the requests of another row, e.g. of another node or of the same minute before a restart. The minute stays this one's.

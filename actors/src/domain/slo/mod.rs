@@ -2,18 +2,29 @@
 //! Called by the slo actor, by its two tasks and by the status endpoint. Verdicts come from exact integer counters; the histogram only
 //! supplies the percentiles that are shown. No clock: the caller names the minute.
 
+mod absence;
 mod burn;
 mod histogram;
 mod judge;
+mod level;
 mod minute;
+pub mod openslo;
 mod series;
+mod standing;
+mod tier;
+mod track;
 
 use serde_json::{Value, json};
 
-pub use burn::{Budget, BurnRates, Fired, ObjectiveReport, Report, Tier, TierState, burn, fired_between};
+pub use absence::{Absence, absence};
+pub use burn::{Absolute, Budget, BurnRates, Fired, ObjectiveReport, Report, TierState, burn, burn_down, fired_between};
 pub use histogram::{ERROR_BOUND, Histogram};
 pub use judge::{Status, Verdict, judge, wilson};
-pub use minute::Minute;
+pub use level::{Latency, Level, MAX_WINDOW_DAYS, Slices, Unit, Window};
+pub use minute::{Counts, Minute};
+pub use standing::{Excluded, Judgement, Standing, stand};
+pub use tier::Tier;
+pub use track::{Track, hour_of, pack, unpack};
 
 /// One million: shares are in parts per million.
 pub(crate) const PPM: u64 = 1_000_000;
@@ -61,14 +72,18 @@ impl Objective {
         Ok(())
     }
 
-    /// The share of requests that may fail, in ppm.
-    pub fn error_budget_ppm(&self) -> u64 {
-        PPM.saturating_sub(self.success_ppm)
-    }
-
-    /// The share of successful answers that may be slow, in ppm.
-    pub fn slow_budget_ppm(&self) -> u64 {
-        PPM.saturating_sub(self.latency_share_ppm)
+    /// The same as an objective among others: of the service `api`, whose silence is nobody's fault.
+    pub fn level(&self) -> Level {
+        Level {
+            name: "api".to_owned(),
+            service: "api".to_owned(),
+            success_ppm: Some(self.success_ppm),
+            latency: Some(Latency { ms: self.p95_ms, share_ppm: self.latency_share_ppm }),
+            window: Window::Rolling { days: self.period_days },
+            min_events: self.min_events,
+            slices: None,
+            no_data: false,
+        }
     }
 }
 
@@ -119,7 +134,7 @@ mod tests {
         minute.record(250_000, false, 1200);
         let objective = Objective::default();
         let verdict = judge(&objective, [&minute], 1000);
-        let report = burn(&objective, [&minute], 1001);
+        let report = burn(&objective.level(), [&minute], 1001);
         let details = details(&objective, &verdict, &report, "2025-10-20T17:00:00Z", "monitor");
         assert_eq!((&details["n"], &details["state"], &details["sketch"]["alpha"]), (&json!(1), &json!("PASS"), &json!(0.005)));
         let objectives = details["objectives"].as_array().unwrap();

@@ -22,7 +22,8 @@ macro_rules! asset {
     };
 }
 /// Every file under `/assets/`; a name that is not here does not exist, so no path is ever looked up on disk.
-pub(super) const ASSETS: [Asset; 16] = [
+pub(super) const ASSETS: [Asset; 20] = [
+    asset!("alerts.js", "text/javascript; charset=utf-8"),
     asset!("api.js", "text/javascript; charset=utf-8"),
     asset!("app.css", "text/css; charset=utf-8"),
     asset!("app.js", "text/javascript; charset=utf-8"),
@@ -31,6 +32,9 @@ pub(super) const ASSETS: [Asset; 16] = [
     asset!("dom.js", "text/javascript; charset=utf-8"),
     asset!("format.js", "text/javascript; charset=utf-8"),
     asset!("icon.svg", "image/svg+xml"),
+    asset!("incidents.js", "text/javascript; charset=utf-8"),
+    asset!("levels.js", "text/javascript; charset=utf-8"),
+    asset!("lines.js", "text/javascript; charset=utf-8"),
     asset!("money.js", "text/javascript; charset=utf-8"),
     asset!("parts.js", "text/javascript; charset=utf-8"),
     asset!("payments.js", "text/javascript; charset=utf-8"),

@@ -73,7 +73,11 @@ pub struct Client {
     /// For reads in the background; shared by all clones.
     pace: Option<Arc<Pace>>,
     in_background: bool,
+    count: Option<Count>,
 }
+
+/// Is told how long each call took, its tries and waits included, in microseconds, and whether the provider failed.
+pub type Count = Arc<dyn Fn(u64, bool) + Send + Sync>;
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,7 +95,7 @@ impl Client {
     /// `base_url` without a path, e.g. `http://127.0.0.1:4242` or `LIVE_BASE`; `http` from `http_client()`.
     pub fn new(base_url: &str, key: &str, http: reqwest::Client) -> Self {
         let base = base_url.trim_end_matches('/').into();
-        Self { base, key: key.into(), http, outbox: None, pace: None, in_background: false }
+        Self { base, key: key.into(), http, outbox: None, pace: None, in_background: false, count: None }
     }
 
     /// Writes every change down before it is asked for.
@@ -100,10 +104,16 @@ impl Client {
         Self { outbox: Some(outbox), ..self }
     }
 
+    /// Counts every call.
+    #[must_use]
+    pub fn with_count(self, count: Count) -> Self {
+        Self { count: Some(count), ..self }
+    }
+
     /// A view for what others do at the provider, as the demo plays them: nothing of it is written down as ours.
     #[must_use]
     pub fn as_others(&self) -> Self {
-        Self { outbox: None, ..self.clone() }
+        Self { outbox: None, count: None, ..self.clone() }
     }
 
     /// Limits what `background()` and all its clones together ask for.
@@ -173,6 +183,17 @@ impl Client {
     }
 
     async fn call(&self, method: Method, path: &str, params: Params<'_>, key: Option<&str>) -> Result<Answer> {
+        let began = std::time::Instant::now();
+        let result = self.call_in_tries(method, path, params, key).await;
+        if let Some(count) = &self.count {
+            // What we asked wrongly is not the provider's failure.
+            let failed = result.as_ref().is_err_and(|error| error.is_retryable());
+            count(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), failed);
+        }
+        result
+    }
+
+    async fn call_in_tries(&self, method: Method, path: &str, params: Params<'_>, key: Option<&str>) -> Result<Answer> {
         if self.mode().is_none() {
             return Err(Error::forbidden("unknown_key", "the provider's key is of no known kind: nothing is asked with it"));
         }
