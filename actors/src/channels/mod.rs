@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How often an Alertmanager is told again what fires, and how long it believes that.
-pub const REFRESH: Duration = Duration::from_secs(60);
+pub const REFRESH: Duration = Duration::from_mins(1);
 
 /// One way of telling a person.
 #[derive(Clone, Copy, Debug)]

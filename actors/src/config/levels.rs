@@ -120,7 +120,7 @@ fn level(name: &str, settings: &ObjectiveSettings) -> Result<Level, (&'static st
     let target = share("target", settings.target)?;
     let latency_share = share("latency_share", settings.latency_share)?;
     let slice_share = share("timeslice_target", settings.timeslice_target)?;
-    if settings.timeslice_s % 60 != 0 || settings.timeslice_s > 3600 {
+    if !settings.timeslice_s.is_multiple_of(60) || settings.timeslice_s > 3600 {
         return Err(("timeslice_s", "must be whole minutes up to an hour: 60, 120, ... 3600".to_owned()));
     }
     let slices = i64::try_from(settings.timeslice_s / 60).ok().filter(|minutes| *minutes > 0);

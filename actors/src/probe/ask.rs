@@ -72,7 +72,7 @@ async fn tls(target: &str) -> Result<Seen, String> {
 }
 
 fn handshake(mut stream: std::net::TcpStream, name: ServerName<'static>) -> Result<Option<i64>, String> {
-    let patience = Some(Duration::from_secs(300)); // the caller's own limit is shorter; this only ends the thread
+    let patience = Some(Duration::from_mins(5)); // the caller's own limit is shorter; this only ends the thread
     stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(patience)).map_err(|e| e.to_string())?;
     let config = ClientConfig::builder().with_platform_verifier().map_err(|e| e.to_string())?.with_no_client_auth();
     let mut session = ClientConnection::new(Arc::new(config), name).map_err(|e| e.to_string())?;

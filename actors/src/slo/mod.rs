@@ -184,7 +184,9 @@ impl State {
         let mut tracks = self.load().await?.clone();
         for (service, minutes) in &env.meter().snapshot() {
             let track = Arc::make_mut(tracks.entry(service.clone()).or_default());
-            minutes.values().for_each(|minute| track.add(minute));
+            for minute in minutes.values() {
+                track.add(minute);
+            }
         }
         Ok(tracks)
     }

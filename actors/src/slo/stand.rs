@@ -151,7 +151,9 @@ fn latency_chart(latencies: &[(i64, i64, Histogram)], now: i64) -> Json {
         merged.entry(minute.div_euclid(STEP) * STEP).or_default().merge(histogram);
     }
     let mut all = Histogram::new();
-    merged.values().for_each(|histogram| all.merge(histogram));
+    for histogram in merged.values() {
+        all.merge(histogram);
+    }
     let quantiles = |h: &Histogram| [h.quantile_ms(500_000), h.quantile_ms(950_000), h.quantile_ms(990_000)];
     let points: Vec<Json> = merged
         .iter()

@@ -61,14 +61,12 @@ pub fn judge<'r>(rules: impl IntoIterator<Item = &'r Rule>, samples: &[Sample]) 
 }
 
 fn judged(rule: &Rule, sample: &Sample, all: &HashMap<&str, Vec<&Sample>>) -> Option<Check> {
-    let beyond = |limit: &Option<Limit>, is_beyond: fn(f64, f64) -> bool| {
-        let limit = limit.as_ref()?.number()?;
-        sample.value.map(|value| is_beyond(value, limit))
-    };
-    let (above, below): (fn(f64, f64) -> bool, fn(f64, f64) -> bool) = (|v, l| v > l, |v, l| v < l);
-    let bad = beyond(&rule.above, above).or(beyond(&rule.below, below)).or(beyond(&rule.at_least, |v, l| v >= l));
+    let against = |limit: &Option<Limit>| sample.value.zip(limit.as_ref()?.number());
+    let above = |limit: &Option<Limit>| against(limit).map(|(value, limit)| value > limit);
+    let below = |limit: &Option<Limit>| against(limit).map(|(value, limit)| value < limit);
+    let bad = above(&rule.above).or(below(&rule.below)).or(below(&rule.at_least).map(|below| !below));
     let enough = || rule.also.iter().all(|also| also_holds(also.at_least.number(), all.get(&*also.figure), sample));
-    let critical = [beyond(&rule.critical_above, above), beyond(&rule.critical_below, below)].contains(&Some(true));
+    let critical = [above(&rule.critical_above), below(&rule.critical_below)].contains(&Some(true));
     Some(Check {
         name: rule.name.clone(),
         labels: sample.labels.clone(),

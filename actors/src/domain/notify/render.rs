@@ -1,6 +1,8 @@
 //! A message in words: what every channel shows, before each gives it its form and its limits. Called by the channels; pure. It leaves
 //! nothing out: cutting is the channel's.
 
+use std::fmt::Write as _;
+
 use chrono::{DateTime, Utc};
 
 use super::{Kind, Line, Message};
@@ -83,22 +85,23 @@ pub fn links(line: &Line) -> Vec<(&'static str, &str)> {
 
 /// The message as plain text.
 pub fn text(message: &Message) -> String {
+    // Writing to a String cannot fail.
     let mut out = format!("{}\n\n{}\n", one_line(&message.title), byline(message));
     for line in &message.alerts {
         let state = if line.resolved { "resolved" } else { line.severity.as_str() };
-        out.push_str(&format!("\n{} - {state}\n", name(line)));
+        let _ = write!(out, "\n{} - {state}\n", name(line));
         for Fact { label, text } in facts(line, message.at) {
-            out.push_str(&format!("  {label}: {text}\n"));
+            let _ = write!(out, "  {label}: {text}\n");
         }
         for (word, link) in links(line) {
-            out.push_str(&format!("  {word}: {link}\n"));
+            let _ = write!(out, "  {word}: {link}\n");
         }
     }
     if message.more > 0 {
-        out.push_str(&format!("\nand {} more\n", message.more));
+        let _ = write!(out, "\nand {} more\n", message.more);
     }
     if !message.url.is_empty() {
-        out.push_str(&format!("\nAll of it: {}\n", message.url));
+        let _ = write!(out, "\nAll of it: {}\n", message.url);
     }
     out
 }

@@ -187,7 +187,7 @@ impl Client {
         let result = self.call_in_tries(method, path, params, key).await;
         if let Some(count) = &self.count {
             // What we asked wrongly is not the provider's failure.
-            let failed = result.as_ref().is_err_and(|error| error.is_retryable());
+            let failed = result.as_ref().is_err_and(Error::is_retryable);
             count(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), failed);
         }
         result

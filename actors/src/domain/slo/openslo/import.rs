@@ -62,6 +62,9 @@ struct Import<'a> {
     errors: Vec<String>,
 }
 
+/// The target in ppm, the latency and the slices of one objective.
+type Read = (Option<u64>, Option<Latency>, Option<Slices>);
+
 impl<'a> Import<'a> {
     /// Sorts a document by its kind.
     fn collect(&mut self, document: &'a At, number: usize) -> Result<(), String> {
@@ -301,12 +304,7 @@ impl<'a> Import<'a> {
         }
     }
 
-    fn objective(
-        &mut self,
-        objective: &mut Fields<'a>,
-        is_threshold: bool,
-        with_slices: bool,
-    ) -> Result<(Option<u64>, Option<Latency>, Option<Slices>), String> {
+    fn objective(&mut self, objective: &mut Fields<'a>, is_threshold: bool, with_slices: bool) -> Result<Read, String> {
         objective.ignore("displayName");
         let share_ppm = match (objective.number("target")?, objective.number("targetPercent")?) {
             (Some((target, _)), None) => ppm(target),

@@ -99,7 +99,7 @@ pub(super) struct Fields<'a> {
     /// Where it is, for messages: `document 2 (SLO shop): spec`.
     pub(super) place: String,
     line: u64,
-    fields: &'a [(String, At)],
+    entries: &'a [(String, At)],
     asked: Vec<&'static str>,
 }
 
@@ -108,14 +108,14 @@ impl<'a> Fields<'a> {
     pub(super) fn of(at: &'a At, place: impl Into<String>) -> Result<Self, String> {
         let place = place.into();
         match &at.node {
-            Node::Map(fields) => Ok(Self { place, line: at.line, fields, asked: Vec::new() }),
+            Node::Map(entries) => Ok(Self { place, line: at.line, entries, asked: Vec::new() }),
             _ => Err(format!("line {}: {place}: must be a mapping", at.line)),
         }
     }
 
     pub(super) fn get(&mut self, key: &'static str) -> Option<&'a At> {
         self.asked.push(key);
-        self.fields.iter().find(|(name, _)| name == key).map(|(_, at)| at).filter(|at| at.node != Node::Null)
+        self.entries.iter().find(|(name, _)| name == key).map(|(_, at)| at).filter(|at| at.node != Node::Null)
     }
 
     pub(super) fn path(&self, key: &str) -> String {
@@ -176,7 +176,7 @@ impl<'a> Fields<'a> {
 
     /// The fields that nobody asked for.
     pub(super) fn rest(&self, notes: &mut Vec<String>) {
-        let unknown = self.fields.iter().filter(|(name, _)| !self.asked.contains(&name.as_str()));
+        let unknown = self.entries.iter().filter(|(name, _)| !self.asked.contains(&name.as_str()));
         notes.extend(unknown.map(|(name, at)| format!("line {}: {}: not supported, left out", at.line, self.path(name))));
     }
 }
