@@ -16,7 +16,7 @@ use crate::{
     domain::{
         alert_rule::{Catalogue, Severity},
         archive::Include,
-        push,
+        log_line, push,
         replica::Place,
         retention::Policy,
         schedule::{Blackout, CatchUp, Overlap},
@@ -115,6 +115,17 @@ section!(Channels {
     alertmanager: AlertmanagerChannel,
     pagerduty: PagerdutyChannel,
     ntfy: NtfyChannel,
+});
+section!(Incidents {
+    patterns: Vec<String>,
+    ignore: Vec<String>,
+    max_mb: u64,
+    warm_up_h: i64,
+    burst_min: u64,
+    quiet_min: i64,
+    reopen_h: i64,
+    max_open: usize,
+    keep_days: i64,
 });
 section!(Heartbeat { url: String });
 section!(Backup {
@@ -370,6 +381,7 @@ pub struct Config {
     /// What each alert is about and what to do, from `configs/alerts.toml`.
     #[serde(skip)]
     pub rules: Catalogue,
+    pub incidents: Incidents,
     /// Every setting that is a number, by its path: rules name some as their limits.
     #[serde(skip)]
     numbers: BTreeMap<String, f64>,
@@ -542,6 +554,15 @@ impl Config {
                 self.notify.group_wait_s >= 0 && self.notify.group_interval_s >= 1 && self.notify.repeat_s >= 60,
                 "notify.group_wait_s must not be negative, group_interval_s at least 1 and repeat_s at least 60",
             ),
+            (
+                (1..=1024).contains(&self.incidents.max_mb) && (1..=1000).contains(&self.incidents.max_open),
+                "incidents.max_mb must be 1 to 1024 and incidents.max_open 1 to 1000",
+            ),
+            (
+                [self.incidents.quiet_min, self.incidents.keep_days].iter().all(|n| (1..=36_500).contains(n))
+                    && [self.incidents.warm_up_h, self.incidents.reopen_h].iter().all(|n| (0..=36_500).contains(n)),
+                "incidents.quiet_min and keep_days must be 1 to 36500, warm_up_h and reopen_h 0 to 36500",
+            ),
             ((1..=720).contains(&self.notify.links_h), "notify.links_h must be 1 to 720"),
             (self.alert.fire_after > 0 && self.alert.resolve_after > 0, "alert.fire_after and alert.resolve_after must be at least 1"),
             (
@@ -560,6 +581,7 @@ impl Config {
             (self.sandbox.listen.ip().is_loopback(), "sandbox.listen must be a loopback address: the sandbox accepts any test key"),
         ];
         let mut broken: Vec<_> = rules.iter().filter(|(holds, _)| !holds).map(|(_, rule)| (*rule).to_owned()).collect();
+        broken.extend(log_line::Patterns::new(&self.incidents.patterns).err().map(|e| format!("incidents.patterns: {e}")));
         broken.extend(
             self.notify.maintenance.iter().filter_map(|text| Blackout::parse(text, None).err()).map(|e| format!("notify.maintenance: {e}")),
         );

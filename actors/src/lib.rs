@@ -33,6 +33,8 @@ pub mod ingest;
 pub mod insight;
 /// [basic] Structured log lines.
 pub mod logging;
+/// [basic] Reads log files on from where it stopped.
+pub mod logscan;
 /// [basic] What waits for each actor, and how long it works.
 pub mod mailbox;
 /// [basic] CPU, memory, disk and open files.

@@ -58,7 +58,12 @@ impl Meter {
         }
     }
 
-    /// What is counted but not yet written, for `service`.
+    /// What is counted but not yet written.
+    pub fn snapshot(&self) -> Counted {
+        self.minutes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same of one service.
     pub fn peek(&self, service: &str) -> Vec<Minute> {
         let all = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(service).map(|minutes| minutes.values().cloned().collect()).unwrap_or_default()

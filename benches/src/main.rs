@@ -8,10 +8,12 @@ mod flood;
 mod lateness;
 mod levels;
 mod load;
+mod nab;
 mod peer;
 mod process;
 mod reconcile;
 mod rules;
+mod scan;
 mod schedule;
 
 use std::time::Instant;
@@ -59,6 +61,12 @@ async fn main() {
     }
     if wanted("rules") {
         tokio::task::spawn_blocking(move || rules::figures(quick)).await.expect("the figures of rules");
+    }
+    if wanted("scan") {
+        tokio::task::spawn_blocking(move || scan::figures(quick)).await.expect("the figures of the log scan");
+    }
+    if wanted("nab") {
+        tokio::task::spawn_blocking(nab::figures).await.expect("the figures of anomaly detection");
     }
     if !wanted("schedule") {
         return;

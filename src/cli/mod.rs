@@ -4,17 +4,20 @@
 mod actor;
 mod alerts;
 mod backup;
+mod channels;
 mod check;
 mod door;
 mod exceptions;
 mod exit;
 mod guard;
+mod incidents;
 mod journal;
 mod keys;
 mod ledger;
 mod maintenance;
 mod output;
 mod portal_link;
+mod pushes;
 mod reconcile;
 mod replay;
 mod run;
@@ -68,6 +71,9 @@ enum Command {
     /// What the reconciliations found, and what is decided about it.
     #[command(subcommand)]
     Exceptions(exceptions::Command),
+    /// What went wrong, one for each cause: list, show, acknowledge, close.
+    #[command(subcommand)]
+    Incidents(incidents::Command),
     /// Times that do not count in the service levels and keep alerts quiet.
     #[command(subcommand)]
     Maintenance(maintenance::Command),
@@ -96,6 +102,12 @@ enum Command {
     /// List the ledger's rows and balances, append corrections.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Ways of telling a person: which are on, whether one works, what was sent.
+    #[command(subcommand)]
+    Channels(channels::Command),
+    /// Jobs of your own that report here.
+    #[command(subcommand)]
+    Pushes(pushes::Command),
     /// Make a signed link to a customer's page.
     PortalLink(portal_link::Arguments),
 }
@@ -159,6 +171,7 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Alerts(command) => alerts::run(invocation, command).await,
         Command::Task(command) => task::run(invocation, command).await,
         Command::Exceptions(command) => exceptions::run(invocation, command).await,
+        Command::Incidents(command) => incidents::run(invocation, command).await,
         Command::Maintenance(command) => maintenance::run(invocation, command).await,
         Command::Slo(command) => slo::run(invocation, command).await,
         Command::Backup(command) => backup::run(invocation, command).await,
@@ -169,6 +182,8 @@ async fn dispatch(invocation: &Invocation, command: Command) -> Result<Outcome> 
         Command::Sandbox(command) => sandbox::run(invocation, command).await,
         Command::Webhooks(command) => webhooks::run(invocation, command).await,
         Command::Ledger(command) => ledger::run(invocation, command).await,
+        Command::Channels(command) => channels::run(invocation, command).await,
+        Command::Pushes(command) => pushes::run(invocation, command).await,
         Command::PortalLink(arguments) => portal_link::run(invocation, &arguments).await,
     }
 }
@@ -236,7 +251,15 @@ mod tests {
         for fine in ["actor list", "actor release slo", "actor drill slo", "actor drill slo --kind hang"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
+        for fine in
+            ["channels list", "channels test email", "channels sent --state dead -n 5", "channels retry x", "pushes list", "pushes show x"]
+        {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
         for fine in ["check", "journal verify", "portal-link a@example.com", "keys create ci --scope read", "keys list", "keys revoke k"] {
+            assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
+        }
+        for fine in ["incidents list --state all", "incidents show inc_1", "incidents ack inc_1", "incidents close inc_1 --reason over"] {
             assert!(parse(&format!("echopilot {fine}")).is_ok(), "{fine}");
         }
         for fine in

@@ -2,11 +2,16 @@
 //! no async, no SQL, no HTTP in here; `tests/tidy.rs` sees to it.
 
 pub mod alert_rule;
+pub mod anomaly;
 pub mod archive;
 pub mod backoff;
 pub mod finance;
+pub mod incident;
 pub mod journal;
 pub mod ledger;
+pub mod log_line;
+pub mod log_place;
+pub mod log_template;
 pub mod maintenance;
 pub mod money;
 pub mod notify;

@@ -9,6 +9,7 @@ mod channels;
 mod contents;
 mod customers;
 mod health;
+mod incidents;
 mod insight;
 mod journal;
 mod keys;
@@ -177,6 +178,7 @@ fn routes(shell: &Shell) -> BoxedFilter<(Response,)> {
         recon::routes(shell),
         rules::routes(shell),
         alerts::routes(shell),
+        incidents::routes(shell),
         channels::routes(shell),
         pushes::routes(shell),
         reports::routes(shell),

@@ -80,6 +80,8 @@ pub(super) fn routes(env: Env) -> BoxedFilter<(Response,)> {
         .unify()
         .or(warp::path!("parts").map(|| Place::Parts))
         .unify()
+        .or(warp::path!("incidents").map(|| Place::Incidents))
+        .unify()
         .and(read())
         .and(env())
         .and(warp::header::headers_cloned())
@@ -109,10 +111,11 @@ struct Currency {
 }
 
 /// The pages of an operator, as the header links them.
-const PAGES: [(&str, &str); 7] = [
+const PAGES: [(&str, &str); 8] = [
     ("/", "Dashboard"),
     ("/money", "Money"),
     ("/alerts", "Alerts"),
+    ("/incidents", "Incidents"),
     ("/levels", "Levels"),
     ("/backups", "Backups"),
     ("/tasks", "Tasks"),
@@ -130,6 +133,7 @@ enum Place {
     Tasks,
     Task(String),
     Parts,
+    Incidents,
 }
 
 #[derive(Template)]
@@ -173,13 +177,21 @@ struct BackupsPage {
     here: &'static str,
 }
 
-#[derive(Template)]
-#[template(path = "tasks.html")]
-struct TasksPage {
-    chrome: Chrome,
-    version: &'static str,
-    here: &'static str,
+/// A page of an operator that knows nothing but where it is: its script asks for the rest.
+macro_rules! plain_page {
+    ($name:ident, $path:tt) => {
+        #[derive(Template)]
+        #[template(path = $path)]
+        struct $name {
+            chrome: Chrome,
+            version: &'static str,
+            here: &'static str,
+        }
+    };
 }
+plain_page!(TasksPage, "tasks.html");
+plain_page!(PartsPage, "parts.html");
+plain_page!(IncidentsPage, "incidents.html");
 
 #[derive(Template)]
 #[template(path = "task.html")]
@@ -188,14 +200,6 @@ struct TaskPage {
     version: &'static str,
     here: &'static str,
     task: String,
-}
-
-#[derive(Template)]
-#[template(path = "parts.html")]
-struct PartsPage {
-    chrome: Chrome,
-    version: &'static str,
-    here: &'static str,
 }
 
 #[derive(Template)]
@@ -247,6 +251,7 @@ async fn operator(place: Place, env: Env, headers: HeaderMap) -> Response {
         Place::Alerts => render(&AlertsPage { chrome, version, here: "/alerts" }),
         Place::Backups => render(&BackupsPage { chrome, version, here: "/backups" }),
         Place::Tasks => render(&TasksPage { chrome, version, here: "/tasks" }),
+        Place::Incidents => render(&IncidentsPage { chrome, version, here: "/incidents" }),
         Place::Parts => render(&PartsPage { chrome, version, here: "/parts" }),
         Place::Task(task) => match tasks::find(&env, &task).await {
             Err(error) if error.code == Code::NotFound => {

@@ -63,9 +63,9 @@ async fn objective(call: Call) -> Result<Response> {
 /// Body: `{"service","ok","latency_ms"?,"count"?,"at"?}`, or `{"events":[...]}` of these.
 async fn events(call: Call) -> Result<Response> {
     let mut body = call.request.json()?;
-    let list = match body["events"].take() {
-        Json::Array(list) if !list.is_empty() && list.len() <= MOST_EVENTS => list,
-        Json::Null => vec![body],
+    let list = match body.as_object_mut().and_then(|members| members.remove("events")) {
+        Some(Json::Array(list)) if !list.is_empty() && list.len() <= MOST_EVENTS => list,
+        None => vec![body],
         _ => return Err(Error::field("events", format!("events must be a list of 1 to {MOST_EVENTS}"))),
     };
     let mut samples = Vec::new();

@@ -16,6 +16,8 @@ pub mod exclude;
 pub mod export;
 /// What signed links in messages do.
 pub mod follow_link;
+/// What went wrong, and what people do about it.
+pub mod incidents;
 /// A customer's invoices, over all customers with that address.
 pub mod invoices;
 /// API keys.

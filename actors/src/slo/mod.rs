@@ -182,12 +182,10 @@ impl State {
     async fn present(&mut self) -> Result<Tracks> {
         let env = self.env.clone();
         let mut tracks = self.load().await?.clone();
-        let counted = env.meter().take();
-        for (service, minutes) in &counted {
+        for (service, minutes) in &env.meter().snapshot() {
             let track = Arc::make_mut(tracks.entry(service.clone()).or_default());
             minutes.values().for_each(|minute| track.add(minute));
         }
-        env.meter().put_back(counted);
         Ok(tracks)
     }
 

@@ -4,6 +4,7 @@
 mod daily_backup;
 mod finance_reconcile;
 mod heartbeat;
+mod incident_scanner;
 mod observability_snapshot;
 mod ops_sentinel;
 mod payment_recon_nightly;
@@ -51,12 +52,7 @@ pub fn table() -> Vec<TaskSpec> {
         slo_guard::spec(),
         TaskSpec::new("support_inbox", "insight", Schedule::every(HOUR), "Unread support mail by urgency, matched to customers."),
         TaskSpec::new("cost_tracker", "insight", daily("01:10"), "Cost by kind, projection for the month, gross margin."),
-        TaskSpec::new(
-            "incident_scanner",
-            "alert",
-            Schedule::every(300),
-            "Opens, updates and closes incidents from logs, levels and alerts.",
-        ),
+        incident_scanner::spec(),
         payment_recon_nightly::spec(),
         slo_monitor::spec(),
         daily_backup::spec(),

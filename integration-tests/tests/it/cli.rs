@@ -79,7 +79,7 @@ fn tasks_are_listed_and_run_with_and_without_a_daemon() {
     let tasks = said(&setup, &["task", "list"]);
     assert_eq!(list(&tasks, "tasks").len(), 23, "{tasks}");
     let planned = list(&tasks, "tasks").iter().filter(|task| task.to_string().contains("\"planned\"")).count();
-    assert_eq!(planned, 10, "{tasks}");
+    assert_eq!(planned, 9, "{tasks}");
     let plain = setup.cli(&["task", "list"]);
     assert!(plain.expect(0).contains("payout_recon") && !plain.stdout.contains('\u{1b}'), "a table without colours:\n{}", plain.stdout);
 

@@ -208,7 +208,7 @@ fn without_a_key_or_with_a_wrong_one_everything_below_api_is_401() {
     assert_eq!(daemon.request("GET", "/healthz", &[], b"").status, 200);
 }
 
-const ENDPOINTS: [(&str, &str); 20] = [
+const ENDPOINTS: [(&str, &str); 22] = [
     ("GET", "/api/payments/webhooks"),
     ("POST", "/api/payments/create-invoice"),
     ("POST", "/api/payments/refund-last"),
@@ -228,6 +228,8 @@ const ENDPOINTS: [(&str, &str); 20] = [
     ("GET", "/api/recon/finance"),
     ("GET", "/api/recon/watch"),
     ("GET", "/api/recon/exceptions"),
+    ("GET", "/api/incidents"),
+    ("POST", "/api/incidents/inc_none/close"),
     ("GET", "/api/keys"),
 ];
 

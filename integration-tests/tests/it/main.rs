@@ -16,6 +16,7 @@ mod demo;
 mod encryption;
 mod faults;
 mod finance;
+mod incidents;
 mod ingest;
 mod interop;
 mod levels;
@@ -40,6 +41,7 @@ mod story;
 mod supervision;
 mod systemd;
 mod tasks;
+mod templates;
 mod third_party;
 
 use integration_tests::Setup;

@@ -18,7 +18,7 @@ fn every_due_slot_has_one_row_and_planned_tasks_have_none() {
     assert_eq!(slots.len(), slots.iter().collect::<BTreeSet<_>>().len(), "(task, slot) is unique");
     let odd = "SELECT COUNT(*) FROM task_run WHERE task = 'heartbeat' AND cause = 'schedule' AND slot % 60000000 <> 0";
     assert_eq!(daemon.setup().count(odd), 0, "anchored to the epoch, not to the start");
-    let planned = "SELECT COUNT(*) FROM task_run WHERE task IN ('ceo_brief', 'churn_ai', 'support_inbox', 'incident_scanner')";
+    let planned = "SELECT COUNT(*) FROM task_run WHERE task IN ('ceo_brief', 'churn_ai', 'support_inbox', 'pricing_ai')";
     assert_eq!(daemon.setup().count(planned), 0, "no stub runs");
     let before: BTreeSet<_> = daemon.setup().column("SELECT run_id FROM task_run WHERE cause <> 'manual'").into_iter().collect();
     let daemon = daemon.kill9().start();

@@ -2,7 +2,6 @@
 //! resolves without flapping. Called by the alert actor for every check of `production_alerts` and `ops_sentinel`; it stores the alert.
 //! The catalogue of rules is in `catalog.rs`, their judgement of what was measured in `figure.rs`, on recorded history in `replay.rs`.
 
-mod anomaly;
 mod catalog;
 mod figure;
 mod parts;
@@ -13,7 +12,6 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-pub use anomaly::{WARM_UP, anomaly};
 pub use catalog::{Also, Catalogue, Limit, Rule};
 pub use figure::{Sample, judge};
 pub use parts::{Part, parts};

@@ -19,7 +19,7 @@ pub(super) async fn levels(board: &Board, env: &Env) -> Result<()> {
         &["objective", "indicator", "window"],
     )?;
     let firing = board.gauges("echopilot_slo_firing", "1 while a clause of this severity fires.", &["objective", "severity"])?;
-    let excluded = board.gauges("echopilot_slo_excluded_minutes", "Minutes of the window that do not count.", &["objective"])?;
+    let excluded = board.gauges("echopilot_slo_excluded_seconds", "Time of the window that does not count.", &["objective"])?;
     for standing in &standings {
         let name = standing.level.name.as_str();
         for state in STATES {
@@ -28,7 +28,7 @@ pub(super) async fn levels(board: &Board, env: &Env) -> Result<()> {
         for severity in ["page", "ticket"] {
             firing.with_label_values(&[name, severity]).set(i64::from(standing.severity() == Some(severity)));
         }
-        excluded.with_label_values(&[name]).set(standing.excluded.iter().map(|e| e.until - e.from).sum());
+        excluded.with_label_values(&[name]).set(standing.excluded.iter().map(|e| (e.until - e.from) * 60).sum());
         for objective in &standing.report.objectives {
             target.with_label_values(&[name, objective.name]).set(objective.target_ppm as f64 / 1e6);
             if let Some(ratio) = objective.sli {

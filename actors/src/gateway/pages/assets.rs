@@ -22,7 +22,7 @@ macro_rules! asset {
     };
 }
 /// Every file under `/assets/`; a name that is not here does not exist, so no path is ever looked up on disk.
-pub(super) const ASSETS: [Asset; 19] = [
+pub(super) const ASSETS: [Asset; 20] = [
     asset!("alerts.js", "text/javascript; charset=utf-8"),
     asset!("api.js", "text/javascript; charset=utf-8"),
     asset!("app.css", "text/css; charset=utf-8"),
@@ -32,6 +32,7 @@ pub(super) const ASSETS: [Asset; 19] = [
     asset!("dom.js", "text/javascript; charset=utf-8"),
     asset!("format.js", "text/javascript; charset=utf-8"),
     asset!("icon.svg", "image/svg+xml"),
+    asset!("incidents.js", "text/javascript; charset=utf-8"),
     asset!("levels.js", "text/javascript; charset=utf-8"),
     asset!("lines.js", "text/javascript; charset=utf-8"),
     asset!("money.js", "text/javascript; charset=utf-8"),

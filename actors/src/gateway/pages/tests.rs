@@ -99,6 +99,7 @@ fn pages_are_not_kept_framed_or_sniffed_and_run_nothing_inline() {
         render(&TasksPage { chrome: TEST(), version: VERSION, here: "/tasks" }),
         render(&TaskPage { chrome: TEST(), version: VERSION, here: "/tasks", task: "a_task".into() }),
         render(&PartsPage { chrome: TEST(), version: VERSION, here: "/parts" }),
+        render(&IncidentsPage { chrome: TEST(), version: VERSION, here: "/incidents" }),
     ];
     for (policy, page) in operator.into_iter().map(|page| (&OPERATOR, page)).chain([
         (&OPERATOR, dashboard(TEST())),

@@ -36,7 +36,7 @@ async fn pushed_events_are_counted_judged_and_refused_with_their_field() {
         "{seen}"
     );
     assert_eq!((&seen["status"], &seen["verdict"]["rule"]), (&json!("FAIL"), &json!("success_rate")));
-    assert!(seen["verdict"]["error_rate_interval"].is_array() && seen["latency"]["n"] == 950, "{}", seen["latency"]);
+    assert!(seen["verdict"]["error_rate_interval"].is_array(), "{seen}");
     for (body, field) in [
         (json!({"service": "nobody", "ok": true}), "service"),
         (json!({"service": "api", "ok": true}), "service"),
@@ -50,7 +50,7 @@ async fn pushed_events_are_counted_judged_and_refused_with_their_field() {
         (json!({"events": []}), "events"),
     ] {
         let (status, answer) = push(body.clone()).await;
-        assert_eq!((status, &answer["field"]), (400, &json!(field)), "{body}: {answer}");
+        assert_eq!((status, &answer["field"]), (422, &json!(field)), "{body}: {answer}");
     }
     // Reading is not enough to push.
     let (_, made) = it.post("/api/keys", &json!({"name": "r", "scope": "read"})).await;
@@ -63,6 +63,7 @@ async fn pushed_events_are_counted_judged_and_refused_with_their_field() {
         env.store().track("push:shop", 0, 0).await.is_ok_and(|t| t.counts(0, i64::MAX / 2).map(|c| c.total).sum::<u64>() == 1000)
     })
     .await;
+    assert_eq!(shop(&it).await["latency"]["n"], 950);
     let (_, report) = it.get("/api/slo/report").await;
     assert_eq!((&report["count"], &report["counts"]["FAIL"], &report["breach"]), (&json!(6), &json!(1), &json!(true)), "{report}");
     it.daemon.stop().await.unwrap();
@@ -98,7 +99,7 @@ async fn a_correction_leaves_an_outage_out_and_stays_visible_until_it_is_withdra
         ("/api/maintenance", json!({"starts_at": "now", "minutes": 5, "reason": "x"}), "starts_at"),
     ] {
         let (status, answer) = it.post(path, &body).await;
-        assert_eq!((status, &answer["field"]), (400, &json!(field)), "{path} {body}: {answer}");
+        assert_eq!((status, &answer["field"]), (422, &json!(field)), "{path} {body}: {answer}");
     }
     let id = made["maintenance"]["id"].as_str().unwrap().to_owned();
     assert_eq!(it.post(&format!("/api/maintenance/{id}/end"), &json!({})).await.1["maintenance"]["state"], "withdrawn");
@@ -164,12 +165,9 @@ async fn every_source_is_counted() {
     assert_eq!(trial["state"], "passed", "{trial}");
     it.get("/api/slo/status").await;
     let (_, report) = it.get("/api/slo/report").await;
-    for (name, service) in [("api", "api"), ("payment_canary", "canary"), ("provider", "provider"), ("webhooks", "webhooks")] {
-        let found = report["objectives"].as_array().unwrap().iter().find(|o| o["name"] == name).unwrap();
-        assert_eq!(found["service"], service);
-        assert!(found["verdict"]["n"].as_u64().unwrap() > 0 || name == "webhooks" || name == "payment_canary", "{name}: {found}");
-    }
-    for service in ["canary", "webhooks"] {
+    let services: Vec<_> = report["objectives"].as_array().unwrap().iter().map(|o| o["service"].as_str().unwrap_or_default()).collect();
+    assert_eq!(services, ["api", "canary", "provider", "tasks", "webhooks"]);
+    for service in ["api", "canary", "provider", "webhooks"] {
         let counted = env.meter().peek(service).iter().map(|m| m.total).sum::<u64>()
             + env.store().track(service, 0, 0).await.unwrap().counts(0, i64::MAX / 2).map(|c| c.total).sum::<u64>();
         assert!(counted > 0, "{service}");
