@@ -27,7 +27,7 @@ struct Story {
 
 fn settings(config: &mut Config) {
     config.timer.enabled = false; // no ticks of its own: the story's clock ticks
-    config.channels.webhook.url = "http://127.0.0.1:9/hook".into();
+    config.channels.alertmanager.url = "http://127.0.0.1:9".into();
 }
 
 impl Story {
@@ -178,6 +178,7 @@ async fn the_actor_crashes_between_two_ticks_and_its_replacement_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_nothing_can_be_written_it_goes_on_in_memory_and_is_told_once_afterwards() {
     let story = Story::begin().await;
+    story.fine("cpu", "resources").await;
     let path = story.env().config().database_path();
     let away = path.with_extension("away");
     std::fs::rename(&path, &away).unwrap();
