@@ -13,7 +13,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use echopilot_actors::domain::alert_rule::{Alert, Catalogue, Sample, fingerprint, judge, step};
+use echopilot_actors::domain::alert_rule::{Alert, Catalogue, Patience, Sample, fingerprint, judge, step};
 
 const RULES: usize = 1_000;
 const SERIES: usize = 10;
@@ -52,7 +52,7 @@ pub(crate) fn figures(quick: bool) {
 fn evaluate(catalogue: &Catalogue, samples: &[Sample], alerts: &mut BTreeMap<String, Alert>, at: DateTime<Utc>) {
     for check in judge(catalogue.rules(), samples) {
         let id = fingerprint(&check.labels());
-        if let (Some(alert), _) = step(alerts.get(&id), &check, at, 1, 2) {
+        if let (Some(alert), _) = step(alerts.get(&id), &check, at, Patience::new(1, 2)) {
             alerts.insert(id, alert);
         }
     }

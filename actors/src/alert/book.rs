@@ -12,7 +12,7 @@ use crate::{
     actor,
     channels::{self, Context},
     domain::{
-        alert_rule::{Alert, Check, State as AlertState, Transition, fingerprint, step},
+        alert_rule::{Alert, Check, Patience, State as AlertState, Transition, fingerprint, step},
         notify::{self, Group, Look, Maintenance, Quiet, Settings, Silence},
         schedule::Blackout,
     },
@@ -115,10 +115,9 @@ impl Book {
         for check in checks {
             let id = fingerprint(&check.labels());
             let rule = env.config().rules.of(&check.name);
-            let fire_after = rule.and_then(|r| r.fire_after).unwrap_or(limits.fire_after);
-            let resolve_after = rule.and_then(|r| r.resolve_after).unwrap_or(limits.resolve_after);
+            let patience = Patience::new(limits.fire_after, limits.resolve_after).of(rule);
             let before = self.alerts.get(&id).map(|b| (b.state, b.history));
-            let (alert, transition) = step(self.alerts.get(&id), check, now, fire_after, resolve_after);
+            let (alert, transition) = step(self.alerts.get(&id), check, now, patience);
             if check.ok == Some(true) {
                 self.good.insert(id.clone(), (check.value.clone().unwrap_or_else(|| check.reason.clone()), now));
                 self.good_changed.insert(id.clone());

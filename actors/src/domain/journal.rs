@@ -146,7 +146,9 @@ mod tests {
         let c = chain(6);
         let breaks = |from: usize, entries: &[Entry], head: (i64, &[u8])| {
             let mut verifier = Verifier::after("w", c[from].seq, c[from].hash.clone());
-            entries.iter().for_each(|e| verifier.push(e));
+            for e in entries {
+                verifier.push(e);
+            }
             verifier.finish(head.0, head.1);
             verifier.breaks.iter().map(|b| (b.seq, b.kind)).collect::<Vec<_>>()
         };

@@ -271,7 +271,8 @@ mod tests {
     #[test]
     fn the_state_follows_the_reports() {
         use Signal::{Exit, Fail, Log, Start, Success};
-        let cases: &[(&[(i64, Signal, Option<&str>)], i64, State)] = &[
+        type Reports<'a> = &'a [(i64, Signal, Option<&'a str>)];
+        let cases: &[(Reports<'_>, i64, State)] = &[
             (&[(5, Success, None)], 65, State::Up),
             (&[(5, Success, None)], 66, State::Late),
             (&[(5, Success, None)], 76, State::Down),
@@ -342,6 +343,7 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_be_are_refused_with_a_sentence() {
+        use Signal::{Exit, Fail, Log, Start};
         assert!(Plan::new(0, None, None, 60).unwrap_err().starts_with("every_s must be"));
         assert!(Plan::new(60, None, None, 0).unwrap_err().starts_with("grace_s must be"));
         assert!(Plan::new(60, None, Some("UTC"), 60).unwrap_err().contains("belongs to a schedule"));
@@ -350,7 +352,6 @@ mod tests {
             assert_eq!(is_name(name), fine, "{name}");
         }
         let words = ["start", "fail", "log", "0", "255", "256", "", "-1", "stop", "007"].map(Signal::parse);
-        use Signal::{Exit, Fail, Log, Start};
         assert_eq!(words, [Some(Start), Some(Fail), Some(Log), Some(Exit(0)), Some(Exit(255)), None, None, None, None, Some(Exit(7))]);
     }
 

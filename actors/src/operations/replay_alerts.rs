@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     config::DEFAULT_RULES,
-    domain::alert_rule::{Catalogue, Replay, Sample, replay},
+    domain::alert_rule::{Catalogue, Patience, Replay, Sample, replay},
     env::{Env, rfc3339},
     error::{Error, Result},
 };
@@ -30,8 +30,8 @@ pub async fn run(env: &Env, rules: Option<&str>, since: DateTime<Utc>, until: Da
         None => env.config().rules.clone(),
     };
     let observations = read(env, since, until).await?;
-    let limits = (env.config().alert.fire_after, env.config().alert.resolve_after);
-    let replayed: Replay = replay(&catalogue, limits, observations.into_iter().map(Ok::<_, Error>))?;
+    let patience = Patience::new(env.config().alert.fire_after, env.config().alert.resolve_after);
+    let replayed: Replay = replay(&catalogue, patience, observations.into_iter().map(Ok::<_, Error>))?;
     if replayed.observations == 0 {
         return Err(Error::not_found(format!("nothing was recorded from {} to {}", rfc3339(since), rfc3339(until))));
     }

@@ -244,7 +244,9 @@ impl State {
         if new_hour {
             let now = Minute::of(env.now());
             let oldest = now - env.config().keep_days() * 1440;
-            tracks.values_mut().for_each(|track| Arc::make_mut(track).forget(oldest, latency_from));
+            for track in tracks.values_mut() {
+                Arc::make_mut(track).forget(oldest, latency_from);
+            }
             env.store().prune_minutes(oldest).await?;
             env.store().fold_minutes(now - FOLD_AFTER).await?;
         }

@@ -116,7 +116,7 @@ fn lines_of_known_kinds_are_grouped_at_least_as_well_as_by_drain3() {
     fs::write(&file, lines.join("\n")).expect("the lines are written");
     let mut theirs = python();
     theirs.arg(peer("drain_templates.py")).arg(&file);
-    let theirs = run_to_end(theirs, Duration::from_secs(120)).json(0);
+    let theirs = run_to_end(theirs, Duration::from_mins(2)).json(0);
     let group = |name: &str| -> Vec<u64> { theirs[name].as_array().into_iter().flatten().filter_map(serde_json::Value::as_u64).collect() };
     let (defaults, masked) = (group("defaults"), group("masked"));
     assert_eq!((defaults.len(), masked.len()), (LINES, LINES));

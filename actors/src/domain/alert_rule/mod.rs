@@ -10,7 +10,7 @@ mod response;
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 pub use catalog::{Also, Catalogue, Limit, Rule};
 pub use figure::{Sample, judge};
@@ -168,21 +168,36 @@ impl Alert {
     }
 }
 
+/// How long a rule waits before its alert fires and resolves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    pub fire_after: u32,
+    pub resolve_after: u32,
+    /// Seconds.
+    pub for_s: i64,
+}
+
+impl Patience {
+    pub fn new(fire_after: u32, resolve_after: u32) -> Self {
+        Self { fire_after, resolve_after, for_s: 0 }
+    }
+
+    /// As `rule` says, and as these where it says nothing.
+    #[must_use]
+    pub fn of(self, rule: Option<&Rule>) -> Self {
+        let Some(rule) = rule else { return self };
+        let (fire_after, resolve_after) = (rule.fire_after.unwrap_or(self.fire_after), rule.resolve_after.unwrap_or(self.resolve_after));
+        Self { fire_after, resolve_after, for_s: rule.for_s }
+    }
+}
+
 /// The next state of a rule's alert after one more check. A check without data leaves everything as it is.
 ///
-/// It fires when `for_checks` of the last `2 * for_checks - 1` checks were bad (1 = at once, 3 = 3 of 5): demanding them in a row would never
-/// notice a system that fails every other time. It resolves after `resolve_checks` good checks in a row, unless it is flapping.
-/// `None` for the alert means there is nothing to keep: never bad, or pending and then good `resolve_checks` times.
-pub fn step(
-    previous: Option<&Alert>,
-    check: &Check,
-    now: DateTime<Utc>,
-    for_checks: u32,
-    resolve_checks: u32,
-) -> (Option<Alert>, Option<Transition>) {
-    let (Some(ok), for_checks, resolve_checks) = (check.ok, for_checks.clamp(1, 11), resolve_checks.max(1)) else {
-        return (previous.cloned(), None);
-    };
+/// It fires when `fire_after` of the last `2 * fire_after - 1` checks were bad and the first bad one is `for_s` seconds old (1 = at once, 3 = 3 of 5): demanding them in a row would never
+/// notice a system that fails every other time. It resolves after `resolve_after` good checks in a row, unless it is flapping.
+/// `None` for the alert means there is nothing to keep: never bad, or pending and then good `resolve_after` times.
+pub fn step(previous: Option<&Alert>, check: &Check, now: DateTime<Utc>, patience: Patience) -> (Option<Alert>, Option<Transition>) {
+    let Some(ok) = check.ok else { return (previous.cloned(), None) };
     let mut alert = match previous {
         Some(alert) => alert.clone(),
         None if ok => return (None, None),
@@ -192,10 +207,10 @@ pub fn step(
         alert.episode = 0;
     }
     remember(&mut alert, ok);
-    if ok { good(alert, check, now, resolve_checks) } else { bad(alert, check, now, for_checks) }
+    if ok { good(alert, check, now, patience.resolve_after.max(1)) } else { bad(alert, check, now, patience) }
 }
 
-fn bad(mut alert: Alert, check: &Check, now: DateTime<Utc>, for_checks: u32) -> (Option<Alert>, Option<Transition>) {
+fn bad(mut alert: Alert, check: &Check, now: DateTime<Utc>, patience: Patience) -> (Option<Alert>, Option<Transition>) {
     if alert.state == State::Resolved {
         (alert.state, alert.since, alert.last_change) = (State::Pending, now, now);
         alert.until = None;
@@ -205,10 +220,12 @@ fn bad(mut alert: Alert, check: &Check, now: DateTime<Utc>, for_checks: u32) -> 
     alert.value.clone_from(&check.value);
     alert.threshold.clone_from(&check.threshold);
     alert.reason.clone_from(&check.reason);
-    let recent = alert.episode & mask(2 * for_checks - 1);
+    let fire_after = patience.fire_after.clamp(1, 11);
+    let recent = alert.episode & mask(2 * fire_after - 1);
+    let long_enough = now - alert.since >= TimeDelta::seconds(patience.for_s);
     let transition = match alert.state {
         State::Firing if worse => Some(Transition::Escalated),
-        State::Pending if recent.count_ones() >= for_checks => {
+        State::Pending if recent.count_ones() >= fire_after && long_enough => {
             alert.state = State::Firing;
             alert.fire_count = alert.fire_count.saturating_add(1);
             Some(Transition::Fired)
@@ -339,8 +356,12 @@ mod tests {
                 '0' => Some(true),
                 _ => None,
             };
-            let (next, transition) =
-                step(alert.as_ref(), &check(ok, Severity::Warning), at(i64::try_from(index).unwrap()), for_checks, resolve_checks);
+            let (next, transition) = step(
+                alert.as_ref(),
+                &check(ok, Severity::Warning),
+                at(i64::try_from(index).unwrap()),
+                Patience::new(for_checks, resolve_checks),
+            );
             alert = next;
             transitions.extend(transition.map(|t| (index, t)));
         }
@@ -393,10 +414,28 @@ mod tests {
     }
 
     #[test]
+    fn it_fires_only_after_it_was_bad_for_so_long() {
+        let patience = Patience { for_s: 600, ..Patience::new(1, 1) };
+        let (bad, fine) = (check(Some(false), Severity::Warning), check(Some(true), Severity::Warning));
+        let run = |checks: &[&Check]| {
+            let (mut alert, mut fired) = (None, None);
+            for (n, check) in (0..).zip(checks) {
+                let (next, transition) = step(alert.as_ref(), check, at(n), patience);
+                fired = fired.or((transition == Some(Transition::Fired)).then_some(n));
+                alert = next;
+            }
+            fired
+        };
+        assert_eq!(run(&[&bad, &bad, &bad]), Some(2), "at 0, 300 and 600 s");
+        assert_eq!(run(&[&bad, &fine, &bad, &bad]), None, "a good one in between begins it anew");
+        assert_eq!(run(&[&bad, &fine, &bad, &bad, &bad]), Some(4));
+    }
+
+    #[test]
     fn getting_worse_is_told_and_getting_less_bad_is_not() {
-        let mut alert = step(None, &check(Some(false), Severity::Warning), at(0), 1, 1).0;
+        let mut alert = step(None, &check(Some(false), Severity::Warning), at(0), Patience::new(1, 1)).0;
         for (severity, expected) in [(Severity::Critical, Some(Transition::Escalated)), (Severity::Warning, None)] {
-            let (next, transition) = step(alert.as_ref(), &check(Some(false), severity), at(1), 1, 1);
+            let (next, transition) = step(alert.as_ref(), &check(Some(false), severity), at(1), Patience::new(1, 1));
             assert_eq!((transition, next.as_ref().map(|a| a.severity)), (expected, Some(severity)));
             alert = next;
         }
@@ -424,13 +463,13 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_ends_with_the_episode_or_when_it_gets_worse() {
-        let mut alert = step(None, &check(Some(false), Severity::Warning), at(0), 1, 1).0.unwrap();
+        let mut alert = step(None, &check(Some(false), Severity::Warning), at(0), Patience::new(1, 1)).0.unwrap();
         alert.acknowledge("anna", "on it", at(0)).unwrap();
         alert.snooze(at(9), at(0)).unwrap();
-        let same = step(Some(&alert), &check(Some(false), Severity::Warning), at(1), 1, 1).0.unwrap();
+        let same = step(Some(&alert), &check(Some(false), Severity::Warning), at(1), Patience::new(1, 1)).0.unwrap();
         assert!(same.acknowledged.is_some() && same.snoozed_until.is_some());
         for next in [check(Some(false), Severity::Critical), check(Some(true), Severity::Warning)] {
-            let changed = step(Some(&alert), &next, at(1), 1, 1).0.unwrap();
+            let changed = step(Some(&alert), &next, at(1), Patience::new(1, 1)).0.unwrap();
             assert_eq!((changed.acknowledged, changed.snoozed_until), (None, None), "{next:?}");
         }
     }

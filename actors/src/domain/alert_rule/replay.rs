@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{Alert, Catalogue, Sample, Severity, State, Transition, fingerprint, judge, step};
+use super::{Alert, Catalogue, Patience, Sample, Severity, State, Transition, fingerprint, judge, step};
 
 /// One time that a rule would have fired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -52,10 +52,10 @@ pub struct Replay {
     pub not_replayed: Vec<String>,
 }
 
-/// Replays observations, oldest first. `fire_after` and `resolve_after` hold where a rule says nothing of its own.
+/// Replays observations, oldest first. `patience` holds where a rule says nothing of its own.
 pub fn replay<E>(
     catalogue: &Catalogue,
-    (fire_after, resolve_after): (u32, u32),
+    patience: Patience,
     observations: impl IntoIterator<Item = Result<(DateTime<Utc>, Vec<Sample>), E>>,
 ) -> Result<Replay, E> {
     let mut fared: BTreeMap<&str, Fared> = BTreeMap::new();
@@ -76,8 +76,7 @@ pub fn replay<E>(
                 fared.bad += u64::from(check.ok == Some(false));
             }
             let id = fingerprint(&check.labels());
-            let after = (rule.fire_after.unwrap_or(fire_after), rule.resolve_after.unwrap_or(resolve_after));
-            let (alert, transition) = step(alerts.get(&id), &check, at, after.0, after.1);
+            let (alert, transition) = step(alerts.get(&id), &check, at, patience.of(Some(rule)));
             match (&alert, transition) {
                 (Some(alert), Some(Transition::Fired)) => {
                     open.insert(id.clone(), all.episodes.len());
@@ -131,7 +130,7 @@ mod tests {
     fn replayed(heat: &[Option<f64>]) -> Replay {
         let catalogue = Catalogue::read(RULES, None).unwrap();
         let observations = heat.iter().zip(0..).map(|(value, n)| Ok::<_, ()>((at(n), vec![Sample::new("heat", *value)])));
-        replay(&catalogue, (1, 2), observations).unwrap()
+        replay(&catalogue, Patience::new(1, 2), observations).unwrap()
     }
 
     #[test]

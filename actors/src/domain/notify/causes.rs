@@ -67,11 +67,11 @@ pub(super) fn effects(firing: &[&Alert], catalogue: &Catalogue) -> BTreeMap<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::alert_rule::{Check, Severity, step};
+    use crate::domain::alert_rule::{Check, Patience, Severity, step};
 
     fn alert(name: &str, system: &'static str, severity: Severity, minute: i64) -> Alert {
         let at = chrono::DateTime::from_timestamp(minute * 60, 0).unwrap();
-        step(None, &Check { name: name.into(), system, ok: Some(false), severity, ..Check::default() }, at, 1, 1).0.unwrap()
+        step(None, &Check { name: name.into(), system, ok: Some(false), severity, ..Check::default() }, at, Patience::new(1, 1)).0.unwrap()
     }
 
     fn told(alerts: &[Alert]) -> Vec<&str> {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{
-    alert_rule::{Check, step},
+    alert_rule::{Check, Patience, step},
     notify::Matcher,
 };
 
@@ -57,7 +57,7 @@ impl World {
 
     fn judge(&mut self, check: &Check) {
         let key = crate::domain::alert_rule::fingerprint(&check.labels());
-        if let (Some(alert), _) = step(self.alerts.get(&key), check, self.now, self.counts.0, self.counts.1) {
+        if let (Some(alert), _) = step(self.alerts.get(&key), check, self.now, Patience::new(self.counts.0, self.counts.1)) {
             self.alerts.insert(key, alert);
         }
     }
@@ -333,9 +333,9 @@ fn a_flapping_probe_is_told_once_until_it_is_calm() {
     for n in 0..360 {
         // Two bad looks, two good ones, every 20 seconds, for two hours.
         if n % 4 < 2 {
-            it.critical("probe", "probes")
+            it.critical("probe", "probes");
         } else {
-            it.fine("probe", "probes")
+            it.fine("probe", "probes");
         }
         it.until((n + 1) * 20);
     }

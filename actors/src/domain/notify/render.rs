@@ -89,19 +89,19 @@ pub fn text(message: &Message) -> String {
     let mut out = format!("{}\n\n{}\n", one_line(&message.title), byline(message));
     for line in &message.alerts {
         let state = if line.resolved { "resolved" } else { line.severity.as_str() };
-        let _ = write!(out, "\n{} - {state}\n", name(line));
+        let _ = writeln!(out, "\n{} - {state}", name(line));
         for Fact { label, text } in facts(line, message.at) {
-            let _ = write!(out, "  {label}: {text}\n");
+            let _ = writeln!(out, "  {label}: {text}");
         }
         for (word, link) in links(line) {
-            let _ = write!(out, "  {word}: {link}\n");
+            let _ = writeln!(out, "  {word}: {link}");
         }
     }
     if message.more > 0 {
-        let _ = write!(out, "\nand {} more\n", message.more);
+        let _ = writeln!(out, "\nand {} more", message.more);
     }
     if !message.url.is_empty() {
-        let _ = write!(out, "\nAll of it: {}\n", message.url);
+        let _ = writeln!(out, "\nAll of it: {}", message.url);
     }
     out
 }

@@ -53,6 +53,6 @@ mod tests {
             assert_eq!(seconds(attempt, hours, after), expected, "attempt {attempt} after {hours} h");
         }
         assert_eq!(again(1, start, start, None, 0.0), Some(Duration::from_millis(500)), "jitter brings it forward by half at most");
-        assert_eq!((hold(1, None, 1.0), hold(20, None, 1.0)), (Duration::from_secs(1), Duration::from_secs(60)));
+        assert_eq!((hold(1, None, 1.0), hold(20, None, 1.0)), (Duration::from_secs(1), Duration::from_mins(1)));
     }
 }

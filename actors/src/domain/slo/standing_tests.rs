@@ -98,7 +98,7 @@ fn chance_alone_pages_nobody_in_a_month_of_few_events() {
         let mut pages = 0;
         for _ in 0..8 {
             let rows: Vec<Counts> = (NOW - 43_200..NOW)
-                .filter_map(|minute| (next() % 6 == 0).then(|| one(minute, 1, u64::from(next() % 1_000_000 < rate_ppm))))
+                .filter_map(|minute| if next() % 6 == 0 { Some(one(minute, 1, u64::from(next() % 1_000_000 < rate_ppm))) } else { None })
                 .collect();
             let fired = super::super::fired_between(&level(999_000), rows, NOW - 43_000, NOW);
             pages += fired.iter().filter(|f| f.severity == "page").count();

@@ -182,7 +182,7 @@ fn success_and_latency_of_one_objective_come_together_and_the_sections_are_toml(
     let text = export(std::slice::from_ref(&level)).unwrap();
     assert_eq!(text.matches("kind: SLO").count(), 2);
     assert!(text.contains("lookbackWindow: 1h") && text.contains("short-window") && text.contains("Occurrences"), "{text}");
-    assert_eq!(import(&text).unwrap().levels, [level.clone()]);
+    assert_eq!(import(&text).unwrap().levels, std::slice::from_ref(&level));
     let sections = to_toml(&[level]);
     let expected = "[objectives.shop]\nservice = \"push:shop\"\ntarget = 0.999\nwindow = \"quarter\"\nzone = \"UTC\"\nlatency_ms = 400\nlatency_share = 0.95\nmin_events = 30\nno_data = false\n";
     assert_eq!(sections, expected);
