@@ -70,6 +70,7 @@ fn arrows_point_down() {
         ("actors/src/env.rs", &["ractor", "warp::"]),
         ("actors/src/store/", &["ractor", "warp::", "reqwest"]),
         ("actors/src/providers/", &["ractor"]),
+        ("actors/src/channels/", &["ractor", "warp::", "rusqlite", "crate::store", "crate::operations"]),
         ("actors/src/replica/", &["ractor", "warp::", "rusqlite", "crate::store", "crate::operations"]),
         ("actors/src/tasks/", &["ractor", "warp::", "rusqlite", "SELECT ", "INSERT ", "UPDATE "]),
         ("actors/src/operations/", &["ractor", "warp::", "rusqlite", "SELECT ", "INSERT ", "UPDATE "]),
