@@ -54,6 +54,8 @@ const RULE: &str = "[rules.mine]\nsystem = \"own\"\ncomponent = \"mine\"\nseveri
 
 fn telling(recorder: &Recorder) -> Setup {
     let setup = setup()
+        .schedule()
+        .env("ECHOPILOT__CHANNELS__WEBHOOK__MIN_SEVERITY", "critical")
         .env("ECHOPILOT__CHANNELS__WEBHOOK__URL", format!("http://{}/hook", recorder.address))
         .env("ALERT_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
         .env("ECHOPILOT__NOTIFY__GROUP_WAIT_S", "1")
