@@ -471,7 +471,8 @@ impl Config {
         let mut rules = read_rules(&configs.join("alerts.toml"))?;
         let mut numbers = BTreeMap::new();
         collect_numbers(&settings, "", &mut numbers);
-        problems.extend(rules.settle(|path| numbers.get(path).copied()).err().map(|e| Error::invalid("configuration", e)));
+        let of_rules = |e| Error::invalid("configuration", format!("{}: {e}", configs.join("alerts.toml").display()));
+        problems.extend(rules.settle(|path| numbers.get(path).copied()).err().map(of_rules));
         let config: Self = match Value::Table(settings).try_into() {
             Ok(config) => Self { rules, numbers, ..config },
             Err(error) => {

@@ -79,7 +79,7 @@ fn load(folder: &Path) -> Vec<Series> {
         let (times, values): (Vec<i64>, Vec<f64>) = rows.map(|(t, v)| (time(t), v.trim().parse::<f64>().expect("a value"))).unzip();
         let at = |text: &str| times.iter().position(|t| *t == time(text)).expect("a window begins and ends at a value");
         let windows = labels.iter().map(|[from, to]| (at(from), at(to))).collect();
-        Series { name, windows, times, values }
+        Series { name, times, values, windows }
     };
     let all: Vec<Series> = labels.into_iter().map(series).collect();
     assert!(all.windows(2).all(|pair| pair[0].name < pair[1].name), "in the order of their names");
@@ -97,7 +97,10 @@ fn shape(series: &Series, limit: f64) -> Scores {
     series.values.iter().map(|value| shape.push(*value).map_or(0.0, |strange| rest.pass(strange.score()))).collect()
 }
 
-fn distances(series: &Series, of: fn(&[f64], f64) -> Option<(f64, f64)>) -> Scores {
+/// A distance and its scale of a value after its past.
+type Judge = fn(&[f64], f64) -> Option<(f64, f64)>;
+
+fn distances(series: &Series, of: Judge) -> Scores {
     let values = &series.values;
     let distance = |i: usize| {
         let (expected, scale) = of(&values[i.saturating_sub(WINDOW)..i], 1e-9)?;

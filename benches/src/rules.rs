@@ -105,7 +105,7 @@ fn prometheus(program: &Path, value: f64, evaluations: usize) -> f64 {
         .expect("Prometheus starts");
     let _child = Ended(child);
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     let mut times = Vec::new();
     let mut seen = 0.0;
     while times.len() < evaluations {

@@ -104,7 +104,9 @@ fn webhooks_that_fail_and_a_journal_that_was_changed_are_alerts() {
     assert!(!active(&record["result"]).contains(&"journal_broken".to_owned()), "{record}");
 
     let setup = daemon.stop();
-    setup.sql().execute("UPDATE journal SET data = '{}' WHERE seq = (SELECT MAX(seq) FROM journal)", []).expect("changed");
+    let database = rusqlite::Connection::open(setup.data("echopilot.db")).expect("the database");
+    database.execute("UPDATE journal SET data = '{}' WHERE seq = (SELECT MAX(seq) FROM journal)", []).expect("changed");
+    drop(database);
     let daemon = setup.start();
     let record = daemon.run_task("production_alerts");
     assert!(active(&record["result"]).contains(&"journal_broken".to_owned()), "{record}");

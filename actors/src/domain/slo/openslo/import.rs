@@ -8,8 +8,9 @@ use chrono_tz::Tz;
 use super::{
     API, MIN_EVENTS, NO_DATA, OBJECTIVE, SERVICE, SHORT_WINDOW,
     node::{At, Fields, Node},
+    units::{minutes, ppm},
 };
-use crate::domain::slo::{Latency, Level, PPM, Slices, Tier, Unit, Window, level::MAX_WINDOW_DAYS};
+use crate::domain::slo::{Latency, Level, Slices, Tier, Unit, Window, level::MAX_WINDOW_DAYS};
 
 /// What a file of documents says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -391,24 +392,4 @@ fn time_window(spec: &mut Fields<'_>) -> Result<Window, String> {
         return Err(calendar.error("startTime", &what));
     }
     Ok(Window::Calendar { unit, zone })
-}
-
-/// `90m`, `24h`, `30d`, `4w` in minutes.
-fn minutes(text: &str) -> Option<i64> {
-    let unit = text.chars().last()?;
-    let n: i64 = text[..text.len() - unit.len_utf8()].parse().ok()?;
-    let minutes = match unit {
-        'm' => 1,
-        'h' => 60,
-        'd' => 1440,
-        'w' => 10_080,
-        _ => return None,
-    };
-    n.checked_mul(minutes)
-}
-
-/// A share in [0, 1) in ppm.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and a million")]
-fn ppm(share: f64) -> Option<u64> {
-    (0.0..1.0).contains(&share).then(|| (share * PPM as f64).round() as u64)
 }

@@ -5,6 +5,7 @@ mod export;
 mod import;
 mod node;
 mod toml;
+mod units;
 
 pub use export::export;
 pub use import::{Imported, import};
