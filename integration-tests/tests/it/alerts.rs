@@ -89,7 +89,7 @@ fn killed_while_it_fires_it_tells_its_beginning_once_and_its_end_once() {
     let daemon = setup.start();
     until("its end is told", LONG, || (sent(daemon.setup()) == 2).then_some(()));
     let got = recorder.got();
-    let ids: std::collections::BTreeSet<String> = got.iter().map(|m| m["id"].to_string()).collect();
+    let ids: std::collections::BTreeSet<String> = got.iter().map(|m| m["data"]["id"].to_string()).collect();
     assert_eq!((got.len(), ids.len()), (2, 2), "{got:?}");
 }
 

@@ -105,7 +105,7 @@ fn webhooks_that_fail_and_a_journal_that_was_changed_are_alerts() {
 
     let setup = daemon.stop();
     let database = rusqlite::Connection::open(setup.data("echopilot.db")).expect("the database");
-    database.execute("UPDATE journal SET data = '{}' WHERE seq = (SELECT MAX(seq) FROM journal)", []).expect("changed");
+    database.execute("UPDATE journal SET data = '{\"changed\":1}' WHERE seq = (SELECT MAX(seq) FROM journal)", []).expect("changed");
     drop(database);
     let daemon = setup.start();
     let record = daemon.run_task("production_alerts");
