@@ -6,6 +6,7 @@ mod backup;
 mod backup_faults;
 mod browser;
 mod canary;
+mod channels;
 mod chaos;
 mod checkpoint;
 mod cli;
