@@ -72,9 +72,12 @@ fn a_channel_that_is_off_says_what_it_needs_and_a_refusal_is_told() {
     let channels = daemon.get("/api/channels").ok();
     let of =
         |name: &str| channels["channels"].as_array().expect("a list").iter().find(|c| c["name"] == name).cloned().expect("it is there");
-    for (name, needs) in
-        [("email", "channels.email.host"), ("slack", "SLACK_WEBHOOK_URL"), ("telegram", "TELEGRAM_BOT_TOKEN"), ("pagerduty", "PAGERDUTY_ROUTING_KEY")]
-    {
+    for (name, needs) in [
+        ("email", "channels.email.host"),
+        ("slack", "SLACK_WEBHOOK_URL"),
+        ("telegram", "TELEGRAM_BOT_TOKEN"),
+        ("pagerduty", "PAGERDUTY_ROUTING_KEY"),
+    ] {
         assert!(of(name).to_string().contains(needs), "{name}: {}", of(name));
     }
     let refused = daemon.post("/api/channels/alertmanager/test", &json!({}));

@@ -21,6 +21,7 @@ mod incidents;
 mod ingest;
 mod interop;
 mod levels;
+mod mail;
 mod metrics;
 mod money;
 mod oracle;
