@@ -13,6 +13,7 @@ mod cli;
 mod conformance;
 mod contract;
 mod cron;
+mod delivery;
 mod demo;
 mod encryption;
 mod faults;
