@@ -41,7 +41,7 @@ fn one_request() -> (String, mpsc::Receiver<(String, Vec<u8>)>) {
 
 fn header(head: &str, name: &str) -> String {
     let mut values = head.lines().filter_map(|line| line.split_once(": ")).filter(|(key, _)| key.eq_ignore_ascii_case(name));
-    values.next().map(|(_, value)| value.trim().to_owned()).unwrap_or_else(|| panic!("{name} in {head}"))
+    values.next().map_or_else(|| panic!("{name} in {head}"), |(_, value)| value.trim().to_owned())
 }
 
 #[test]

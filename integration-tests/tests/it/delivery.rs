@@ -72,7 +72,7 @@ impl Recorder {
 }
 
 fn serve(mut stream: TcpStream, kept: &Mutex<Vec<Came>>, closed: bool, difficult: bool) {
-    let (mut bytes, mut buffer) = (Vec::new(), [0_u8; 65_536]);
+    let (mut bytes, mut buffer) = (Vec::new(), [0_u8; 8192]);
     let (head, body) = loop {
         let Ok(n @ 1..) = stream.read(&mut buffer) else { return };
         bytes.extend_from_slice(&buffer[..n]);
@@ -124,8 +124,7 @@ fn whoever_is_busy_fails_or_hangs_up_gets_the_message_all_the_same_and_within_it
     });
     let came = recorder.came();
     assert_eq!(came.len(), 16, "four times each: {:?}", came.iter().map(|c| &c.path).collect::<Vec<_>>());
-    let took =
-        |part: &str| came.iter().find(|c| c.taken && c.path.contains(part)).map(|c| c.body.clone()).unwrap_or_else(|| panic!("{part}"));
+    let took = |part: &str| came.iter().find(|c| c.taken && c.path.contains(part)).map_or_else(|| panic!("{part}"), |c| c.body.clone());
     let length = |text: &Json| text.as_str().expect("text").chars().count();
     let slack = took("/slack");
     assert!(slack["blocks"].as_array().is_some_and(|b| b.len() <= 50), "{slack}");

@@ -46,6 +46,7 @@ mod systemd;
 mod tasks;
 mod templates;
 mod third_party;
+mod watching;
 
 use integration_tests::Setup;
 
