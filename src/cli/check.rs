@@ -9,6 +9,7 @@ use std::{
 
 use echopilot_actors::{
     backup,
+    channels::{self, Channel},
     config::{Config, ProviderMode, Secrets},
     daemon,
     domain::archive::date_of_archive,
@@ -56,7 +57,10 @@ pub(crate) async fn run(invocation: &Invocation) -> Result<Outcome> {
             findings.push(database(&config));
             findings.extend(secret_files(&config));
             match environment_secrets(invocation, &config) {
-                Ok(secrets) => findings.push(provider(&config, &secrets).await),
+                Ok(secrets) => {
+                    findings.push(provider(&config, &secrets).await);
+                    findings.push(told_by(&config, &secrets));
+                }
                 Err(error) => {
                     broken = error.reason == "configuration";
                     findings.push(fail("secrets", error.message));
@@ -158,8 +162,21 @@ fn database(config: &Config) -> Finding {
 }
 
 /// Secrets on disk are for the daemon's user alone.
+/// Which ways of telling a person are on.
+fn told_by(config: &Config, secrets: &Secrets) -> Finding {
+    let mail = Channel::named("email").map(|channel| channel.missing(config, secrets)).unwrap_or_default();
+    if !config.channels.email.host.is_empty() && !mail.is_empty() {
+        return fail("channels", format!("e-mail has a server and still needs {}", mail.join(", ")));
+    }
+    let on: Vec<&str> = channels::ALL.iter().filter(|channel| channel.is_on(config, secrets)).map(|channel| channel.name).collect();
+    match on.as_slice() {
+        [] => fine("channels", "none is on: alerts are shown here and told to nobody (docs/channels.md)"),
+        on => fine("channels", format!("on: {}", on.join(", "))),
+    }
+}
+
 fn secret_files(config: &Config) -> Vec<Finding> {
-    let names = ["dash_key", "portal_secret", "cookie_secret", "webhook_secret"];
+    let names = ["dash_key", "portal_secret", "cookie_secret", "webhook_secret", "links_secret", "push_key"];
     let findings = names.iter().filter_map(|name| {
         let path = config.paths.data.join(name);
         let mode = std::fs::metadata(&path).ok()?.permissions().mode() & 0o777;
