@@ -465,7 +465,7 @@ class Run:
         expect(tile).to_contain_text("Running")
 
     def pages_look_right_in_light_dark_and_on_a_phone(self):
-        for name, path in (("money", "/money"), ("alerts", "/alerts"), ("levels", "/levels"), ("backups", "/backups"), ("tasks", "/tasks"), ("task", "/tasks/heartbeat"), ("parts", "/parts"), ("incidents", "/incidents")):
+        for name, path in (("money", "/money"), ("levels", "/levels"), ("backups", "/backups"), ("tasks", "/tasks"), ("task", "/tasks/heartbeat"), ("parts", "/parts"), ("incidents", "/incidents")):
             self.page.goto(self.base + path)
             expect(self.page.locator("#health-text")).to_have_text("Healthy")
             if name == "backups":
@@ -531,7 +531,7 @@ class Run:
         assert status == 401, f"signed out, yet /api/overview answers {status}"
 
     def asks_for_the_key_on_every_page(self):
-        for path in ("/money", "/alerts", "/levels", "/backups", "/tasks", "/tasks/heartbeat", "/parts", "/incidents"):
+        for path in ("/money", "/levels", "/backups", "/tasks", "/tasks/heartbeat", "/parts", "/incidents"):
             self.page.goto(self.base + path)
             expect(self.page.get_by_role("heading", name="Sign in")).to_be_visible()
 
