@@ -7,6 +7,7 @@ use serde::Serialize;
 use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use crate::{
+    config::ProviderMode,
     env::{Env, blocking},
     error::{Error, Result},
 };
@@ -27,6 +28,23 @@ pub struct Usage {
     pub process_cpu_percent: Option<f64>,
     pub open_files: Option<u64>,
     pub open_files_limit: Option<u64>,
+}
+
+impl Usage {
+    /// Of the files that this process may have open.
+    pub fn open_files_percent(&self) -> Option<f64> {
+        let (open, limit) = self.open_files.zip(self.open_files_limit).filter(|(_, limit)| *limit > 0)?;
+        Some(100.0 * open as f64 / limit as f64)
+    }
+}
+
+/// By how many seconds our clock is ahead of the provider's; `None` if it does not answer, and with the sandbox, whose clock is virtual.
+pub async fn clock_skew_s(env: &Env) -> Option<i64> {
+    if env.config().provider.mode == ProviderMode::Sandbox {
+        return None;
+    }
+    let there = env.provider().now().await.ok()?;
+    Some((env.now() - there).num_seconds())
 }
 
 /// Measures for about a third of a second, off the async threads.

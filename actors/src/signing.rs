@@ -8,6 +8,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, STANDARD_NO_PAD},
+};
 use ring::{
     digest,
     rand::SystemRandom,
@@ -29,7 +33,6 @@ pub const MEMBER: &str = "signature";
 
 /// What comes before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Who signed, and the signature.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,13 +55,16 @@ impl PublicKey {
 
     /// As `openssl pkey -pubin` reads it.
     pub fn to_pem(self) -> String {
-        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", base64(&[&SPKI[..], &self.0].concat()))
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode([&SPKI[..], &self.0].concat()))
     }
 
     /// Errors: `invalid` with reason `signature` for anything but an Ed25519 key.
     pub fn from_pem(text: &str) -> Result<Self> {
         let body: String = text.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
-        let key = from_base64(&body).and_then(|bytes| <[u8; 32]>::try_from(bytes.strip_prefix(&SPKI[..])?).ok());
+        let key = STANDARD_NO_PAD
+            .decode(body.trim_end_matches('='))
+            .ok()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes.strip_prefix(&SPKI[..])?).ok());
         key.map(Self).ok_or_else(|| Error::invalid("signature", "this is not the public half of an Ed25519 key in PEM"))
     }
 }
@@ -163,32 +169,6 @@ fn read_public(path: &Path) -> Result<Option<PublicKey>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::from(error).context(format!("cannot read {}", path.display()))),
     }
-}
-
-fn base64(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let at = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for n in 0..4 {
-            let sextet = (bits >> (18 - 6 * n)) as usize & 63;
-            text.push(if n <= chunk.len() { char::from(BASE64[sextet]) } else { '=' });
-        }
-    }
-    text
-}
-
-fn from_base64(text: &str) -> Option<Vec<u8>> {
-    let (mut bytes, mut bits, mut held) = (Vec::new(), 0_u32, 0);
-    for c in text.trim_end_matches('=').bytes() {
-        bits = bits << 6 | u32::try_from(BASE64.iter().position(|b| *b == c)?).ok()?;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push(u8::try_from(bits >> held & 0xff).ok()?);
-        }
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

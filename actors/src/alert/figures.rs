@@ -169,11 +169,7 @@ async fn jobs(env: &Env) -> Result<Vec<Sample>> {
 async fn resources(env: &Env) -> Result<Vec<Sample>> {
     let usage = measure::usage(env).await?;
     let used = |what: &str, value: Option<f64>| value.map_or(format!("{what}: not measured"), |v| format!("{what}: {v:.1} % used"));
-    let open_files = usage
-        .open_files
-        .zip(usage.open_files_limit)
-        .filter(|(_, limit)| *limit > 0)
-        .map(|(open, limit)| open as f64 * 100.0 / limit as f64);
+    let open_files = usage.open_files_percent();
     let data = env.config().paths.data.clone();
     let inodes = blocking(move || Ok(measure::inodes_percent(&data))).await?;
     let free = usage.disk_free_bytes.map(|bytes| bytes as f64);
@@ -194,7 +190,8 @@ async fn resources(env: &Env) -> Result<Vec<Sample>> {
         Sample::new("open_files_percent", open_files).words(used("open files", open_files)),
     ];
     if env.config().provider.mode != ProviderMode::Sandbox {
-        samples.push(Sample::new("clock_skew_s", clock_skew_s(env).await)); // the sandbox's clock is virtual
+        let skew_s = measure::clock_skew_s(env).await; // the sandbox's clock is virtual: it has no such figure
+        samples.push(Sample::new("clock_skew_s", skew_s.map(|s| s.abs() as f64)));
     }
     Ok(samples)
 }
@@ -213,11 +210,6 @@ fn full_in_h(past: &[(DateTime<Utc>, f64)], (now, free): (DateTime<Utc>, f64)) -
     let lost_per_h = (before - free) / ((now - then).num_seconds() as f64 / 3600.0);
     // Less than a thousandth of what is free an hour is the ordinary to and fro of files.
     (lost_per_h > free / 1000.0).then(|| free / lost_per_h)
-}
-
-async fn clock_skew_s(env: &Env) -> Option<f64> {
-    let there = env.provider().now().await.ok()?;
-    Some((env.now() - there).num_seconds().abs() as f64)
 }
 
 async fn money(env: &Env) -> Result<Vec<Sample>> {

@@ -142,9 +142,8 @@ impl State {
                 ("unacknowledged", "alert.unacknowledged", json!({"by": by}))
             }
             Response::Snooze { until } => {
-                let wrong = |why| if alert.state == AlertState::Firing { Error::field("until", why) } else { not_firing(why) };
-                alert.clone().snooze(*until, now).map_err(wrong)?;
-                alert.snooze(*until, now).map_err(not_firing)?;
+                let fires = alert.state == AlertState::Firing;
+                alert.snooze(*until, now).map_err(|why| if fires { Error::field("until", why) } else { not_firing(why) })?;
                 ("snoozed", "alert.snoozed", json!({"by": by, "until": rfc3339(*until)}))
             }
         };

@@ -8,7 +8,7 @@ use super::{
     Shell,
     auth::Scope,
     respond,
-    route::{Call, Request, any_of, api, page},
+    route::{Call, Request, any_of, api, body_time, page, time_in},
 };
 use crate::{
     alert::{self, NewSilence, Response as Answer},
@@ -89,7 +89,7 @@ async fn snooze(call: Call) -> Result<Response> {
             .filter(|n| (0..=7 * 24 * 60).contains(n))
             .ok_or_else(|| Error::field("minutes", "minutes must be a whole number from 0 (ends a snooze) to 10080"))?,
     };
-    let until = moment(&body, "until")?.unwrap_or(call.env().now() + TimeDelta::minutes(minutes));
+    let until = body_time(&body, "until")?.unwrap_or(call.env().now() + TimeDelta::minutes(minutes));
     answer(call, Answer::Snooze { until }).await
 }
 
@@ -108,8 +108,8 @@ async fn silence(call: Call) -> Result<Response> {
     let matchers =
         body["matchers"].as_array().ok_or_else(|| Error::field("matchers", "matchers must be a list, like [\"system=backup\"]"))?;
     let matchers = matchers.iter().map(matcher).collect::<Result<Vec<_>>>()?;
-    let starts_at = moment(&body, "starts_at")?;
-    let ends_at = match (moment(&body, "ends_at")?, &body["duration_s"]) {
+    let starts_at = body_time(&body, "starts_at")?;
+    let ends_at = match (body_time(&body, "ends_at")?, &body["duration_s"]) {
         (Some(at), Json::Null) => at,
         (None, duration) => {
             let seconds = duration.as_i64().filter(|s| *s > 0).and_then(TimeDelta::try_seconds);
@@ -149,16 +149,6 @@ fn text(body: &Json, field: &'static str) -> Result<Option<String>> {
     }
 }
 
-fn moment(body: &Json, field: &'static str) -> Result<Option<DateTime<Utc>>> {
-    text(body, field)?.map(|text| read(field, &text)).transpose()
-}
-
 fn at(request: &Request, field: &'static str) -> Result<Option<DateTime<Utc>>> {
-    request.query(field)?.map(|text| read(field, &text.replace(' ', "+"))).transpose()
-}
-
-fn read(field: &'static str, text: &str) -> Result<DateTime<Utc>> {
-    let at =
-        DateTime::parse_from_rfc3339(text).map_err(|_| Error::field(field, format!("{field} must be a time like 2026-03-01T12:00:00Z")))?;
-    Ok(at.to_utc())
+    request.query(field)?.map(|text| time_in(field, &text.replace(' ', "+"))).transpose()
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use percent_encoding::percent_decode_str;
 use serde_json::Value as Json;
 use warp::{
@@ -257,6 +258,24 @@ pub(super) fn any_of(routes: impl IntoIterator<Item = BoxedFilter<(Response,)>>)
         warp::any().and_then(|| ready(Err::<Response, _>(warp::reject::not_found()))).boxed() // an area without routes
     });
     routes.fold(first, |all, next| all.or(next).unify().boxed())
+}
+
+/// A member of a body that is a time; `None` if it is absent or null. Errors: `invalid` naming it.
+pub(super) fn body_time(body: &Json, field: &'static str) -> Result<Option<DateTime<Utc>>> {
+    match &body[field] {
+        Json::Null => Ok(None),
+        Json::String(text) => time_in(field, text.trim()).map(Some),
+        _ => Err(no_time(field)),
+    }
+}
+
+/// The time that a text is. Errors: `invalid` naming the field.
+pub(super) fn time_in(field: &'static str, text: &str) -> Result<DateTime<Utc>> {
+    text.parse().map_err(|_| no_time(field))
+}
+
+fn no_time(field: &'static str) -> Error {
+    Error::field(field, format!("{field} must be a time in RFC 3339, e.g. 2026-03-01T00:00:00Z"))
 }
 
 /// A page of a list that is read whole: the items after the one whose `id` member is the cursor.

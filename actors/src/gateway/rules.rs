@@ -1,6 +1,6 @@
 //! The rules of alerts: what there is, what each means, and what they would have done on recorded history.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use serde_json::{Value as Json, json};
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 
@@ -8,7 +8,7 @@ use super::{
     Shell,
     auth::Scope,
     respond,
-    route::{Call, any_of, api},
+    route::{Call, any_of, api, body_time},
 };
 use crate::{
     domain::alert_rule::Rule,
@@ -52,20 +52,12 @@ fn limit(limit: Option<&crate::domain::alert_rule::Limit>) -> Option<f64> {
 async fn replay(call: Call) -> Result<Response> {
     let env = call.env();
     let body = call.request.json()?;
-    let time = |name: &'static str| -> Result<Option<DateTime<Utc>>> {
-        let wrong = || Error::field(name, format!("{name} must be a time like 2026-03-01T00:00:00Z"));
-        match &body[name] {
-            Json::Null => Ok(None),
-            Json::String(text) => text.parse().map(Some).map_err(|_| wrong()),
-            _ => Err(wrong()),
-        }
-    };
     let rules = match &body["rules"] {
         Json::Null => None,
         Json::String(text) => Some(text.as_str()),
         _ => return Err(Error::field("rules", "rules must be the text of a file of rules")),
     };
-    let until = time("until")?.unwrap_or_else(|| env.now());
-    let since = time("since")?.unwrap_or(until - SINCE);
+    let until = body_time(&body, "until")?.unwrap_or_else(|| env.now());
+    let since = body_time(&body, "since")?.unwrap_or(until - SINCE);
     Ok(respond::json(&replay_alerts::run(env, rules, since, until).await?))
 }

@@ -1,6 +1,6 @@
 //! Scheduled tasks: what there is, what ran, what comes next, how well the schedule is kept; running, pausing, cancelling, making up.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use serde_json::{Value as Json, json};
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 
@@ -8,7 +8,7 @@ use super::{
     Shell,
     auth::Scope,
     respond,
-    route::{Call, any_of, api},
+    route::{Call, any_of, api, body_time},
 };
 use crate::{
     backup,
@@ -69,7 +69,7 @@ async fn run(call: Call) -> Result<Response> {
 async fn pause(call: Call) -> Result<Response> {
     let (task, body) = (call.request.param(0)?, call.request.json()?);
     known(&body, &["reason", "until"])?;
-    let until = time(&body, "until")?;
+    let until = body_time(&body, "until")?;
     let why = match &body["reason"] {
         Json::Null => "by hand",
         Json::String(why) => why.trim(),
@@ -88,8 +88,9 @@ async fn resume(call: Call) -> Result<Response> {
 async fn backfill(call: Call) -> Result<Response> {
     let (task, body) = (call.request.param(0)?.to_owned(), call.request.json()?);
     known(&body, &["from", "to", "redo_failed", "dry_run"])?;
-    let needed =
-        |field: &'static str| time(&body, field)?.ok_or_else(|| Error::field(field, format!("{field} is missing: a time in RFC 3339")));
+    let needed = |field: &'static str| {
+        body_time(&body, field)?.ok_or_else(|| Error::field(field, format!("{field} is missing: a time in RFC 3339")))
+    };
     let flag = |field: &'static str| match &body[field] {
         Json::Null => Ok(false),
         Json::Bool(flag) => Ok(*flag),
@@ -161,14 +162,5 @@ fn known(body: &Json, fields: &[&str]) -> Result<()> {
     match body.as_object().into_iter().flatten().find(|(name, _)| !fields.contains(&name.as_str())) {
         Some((name, _)) => Err(Error::field(name.clone(), format!("unknown field {name}; known are {}", fields.join(", ")))),
         None => Ok(()),
-    }
-}
-
-fn time(body: &Json, field: &'static str) -> Result<Option<DateTime<Utc>>> {
-    let bad = || Error::field(field, format!("{field} must be a time in RFC 3339, e.g. 2026-03-01T00:00:00Z"));
-    match &body[field] {
-        Json::Null => Ok(None),
-        Json::String(text) => text.parse().map(Some).map_err(|_| bad()),
-        _ => Err(bad()),
     }
 }

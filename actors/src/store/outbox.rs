@@ -126,12 +126,6 @@ macro_rules! select {
 }
 
 impl Store {
-    /// Writes messages down that belong to no other commit.
-    pub async fn put_notifications(&self, messages: &[NewNotification]) -> Result<()> {
-        let batch = messages.iter().try_fold(Batch::new(), |batch, message| message.put(batch))?;
-        if batch.0.is_empty() { Ok(()) } else { self.engine.write(batch).await.map(|_| ()) }
-    }
-
     /// Writes a message down together with its only attempt.
     pub async fn put_ended_notification(&self, message: &NewNotification, attempt: &DeliveryAttempt, came_to: &Delivered) -> Result<()> {
         let batch = attempted(message.put(Batch::new())?, &message.id(), attempt, came_to);

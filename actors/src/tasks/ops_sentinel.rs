@@ -10,7 +10,6 @@ use serde_json::json;
 
 use crate::{
     alert,
-    config::ProviderMode,
     domain::{
         alert_rule::{self, Check, Severity},
         anomaly::{self, Figure, Kind, Sample, Season},
@@ -71,7 +70,7 @@ async fn work(run: Run) -> Result<Record> {
     let env = &run.env;
     let at = env.now().timestamp();
     let values = measured(env).await?;
-    let skew_s = clock_skew_s(env).await;
+    let skew_s = measure::clock_skew_s(env).await;
     let (past, seasons) = (env.store().figure_samples(at).await?, env.store().figure_seasons().await?);
     let open = env.store().live_incidents(env.now()).await?;
     let troubled: BTreeSet<String> = open.into_iter().filter(|i| i.state == State::Open).map(|i| i.key).collect();
@@ -133,13 +132,11 @@ async fn measured(env: &Env) -> Result<BTreeMap<&'static str, Option<f64>>> {
     let judged = slo::judged(env, "sentinel").await?;
     let start = Instant::now();
     let database_ms = env.store().ping().await.is_ok().then(|| start.elapsed().as_secs_f64() * 1e3);
-    let open_files =
-        usage.open_files.zip(usage.open_files_limit).filter(|(_, limit)| *limit > 0).map(|(n, limit)| 100.0 * n as f64 / limit as f64);
     Ok([
         ("cpu_percent", usage.cpu_percent),
         ("memory_percent", usage.memory_percent),
         ("disk_percent", usage.disk_percent),
-        ("open_files_percent", open_files),
+        ("open_files_percent", usage.open_files_percent()),
         ("p95_ms", judged.verdict.p95_ms),
         ("database_ms", database_ms),
         ("api_failed", (judged.verdict.n > 0).then_some(judged.verdict.bad as f64)),
@@ -178,12 +175,4 @@ fn unlike(figure: &str, ok: Option<bool>, value: Option<String>, reason: String)
 
 fn round(score: f64) -> f64 {
     (score * 1000.0).round() / 1000.0
-}
-
-async fn clock_skew_s(env: &Env) -> Option<i64> {
-    if env.config().provider.mode == ProviderMode::Sandbox {
-        return None;
-    }
-    let there = env.provider().now().await.ok()?;
-    Some((env.now() - there).num_seconds())
 }
