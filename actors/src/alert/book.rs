@@ -2,10 +2,15 @@
 //! A look decides in memory and writes in one commit; while nothing can be written it goes on in memory and loses nothing but by its
 //! own end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value as Json, json};
+use tokio::task::JoinHandle;
 
 use super::{Message, NOUN, explain, view::view};
 use crate::{
@@ -17,7 +22,7 @@ use crate::{
         schedule::Blackout,
     },
     env::Env,
-    error::Result,
+    error::{Error, Result},
     store::{AlertCommit, AlertEvent, NewNotification},
 };
 
@@ -28,12 +33,25 @@ const UNWRITTEN: usize = 5000;
 /// How often old entries are removed.
 const TIDY_EVERY: TimeDelta = TimeDelta::hours(6);
 
+/// How long a look waits for the database, and how long if it waited in vain before. What it does not wait for goes on by itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+const IMPATIENT: Duration = Duration::from_millis(100);
+
+/// A commit on its way, and whether somebody waited for it in vain.
+struct Writing {
+    commit: Arc<AlertCommit>,
+    work: JoinHandle<Result<()>>,
+    slow: bool,
+}
+
 pub(super) struct Book {
     pub(super) env: Env,
     /// By fingerprint.
     pub(super) alerts: BTreeMap<String, Alert>,
     pub(super) silences: Vec<Silence>,
     pub(super) unwritten: AlertCommit,
+    /// What is being written.
+    writing: Option<Writing>,
     /// Why alerts are not told by themselves, as of the last look.
     pub(super) quiet: BTreeMap<String, Quiet>,
     groups: BTreeMap<String, Group>,
@@ -72,6 +90,7 @@ impl Book {
             good: store.good_values().await?.into_iter().map(|(fingerprint, value, at)| (fingerprint, (value, at))).collect(),
             settings,
             unwritten: AlertCommit::default(),
+            writing: None,
             quiet: BTreeMap::new(),
             maintenance: Vec::new(),
             good_changed: BTreeSet::new(),
@@ -229,14 +248,16 @@ impl Book {
     async fn maintenance_now(&self, now: DateTime<Utc>) -> Vec<Maintenance> {
         let inside = self.windows.iter().filter(|window| window.contains(now));
         let windows = inside.map(|window| Maintenance { systems: Vec::new(), reason: window.as_str().to_owned() });
-        match self.env.store().maintenance_at(now).await {
-            Ok(planned) => windows.chain(planned.into_iter().map(|m| Maintenance { systems: m.systems, reason: m.reason })).collect(),
-            Err(_) => self.maintenance.clone(),
+        match tokio::time::timeout(PATIENCE, self.env.store().maintenance_at(now)).await {
+            Ok(Ok(planned)) => windows.chain(planned.into_iter().map(|m| Maintenance { systems: m.systems, reason: m.reason })).collect(),
+            _ => self.maintenance.clone(),
         }
     }
 
-    /// Writes what is not written yet; answers whether there are messages among it. Errors leave it for the next time.
+    /// Writes what is not written yet; answers whether there are messages among it. Errors leave it for the next time. One commit is
+    /// on its way at a time: what its fate is has to be known before what came later is written.
     pub(super) async fn write(&mut self) -> Result<bool> {
+        let mut told = self.written().await?;
         let now = self.env.now();
         let due = (now - self.good_written).abs() >= GOOD_EVERY;
         if due {
@@ -245,24 +266,56 @@ impl Book {
             self.unwritten.good = good.filter_map(value).collect();
             self.good_written = now;
         }
-        if self.unwritten.is_empty() {
-            return Ok(false);
+        if !self.unwritten.is_empty() {
+            let excess = self.unwritten.events.len().saturating_sub(UNWRITTEN);
+            self.unwritten.events.drain(..excess);
+            let excess = self.unwritten.facts.len().saturating_sub(UNWRITTEN);
+            self.unwritten.facts.drain(..excess);
+            let commit = Arc::new(std::mem::take(&mut self.unwritten));
+            let (env, written) = (self.env.clone(), commit.clone());
+            let work = tokio::spawn(async move { env.store().commit_alerts(&written).await });
+            self.writing = Some(Writing { commit, work, slow: false });
+            told |= self.written().await?;
         }
-        let excess = self.unwritten.events.len().saturating_sub(UNWRITTEN);
-        self.unwritten.events.drain(..excess);
-        let excess = self.unwritten.facts.len().saturating_sub(UNWRITTEN);
-        self.unwritten.facts.drain(..excess);
-        self.env.store().commit_alerts(&self.unwritten).await?;
-        let written = std::mem::take(&mut self.unwritten);
-        self.sending.clear();
-        Ok(!written.messages.is_empty())
+        Ok(told)
+    }
+
+    /// Waits for the commit that is on its way, for a while; answers whether there are messages among it.
+    async fn written(&mut self) -> Result<bool> {
+        let Some(writing) = self.writing.as_mut() else { return Ok(false) };
+        let patience = if writing.slow { IMPATIENT } else { PATIENCE };
+        let Ok(ended) = tokio::time::timeout(patience, &mut writing.work).await else {
+            writing.slow = true;
+            return Err(Error::unavailable("store_unavailable", "the database takes too long to write"));
+        };
+        let commit = self.writing.take().map(|writing| writing.commit).unwrap_or_default();
+        match ended.map_err(Error::internal).flatten() {
+            Ok(()) => {
+                self.sending.retain(|id| !commit.messages.iter().any(|message| message.id() == *id));
+                Ok(!commit.messages.is_empty())
+            }
+            Err(error) => {
+                let later = std::mem::take(&mut self.unwritten);
+                self.unwritten = Arc::unwrap_or_clone(commit).then(later);
+                Err(error)
+            }
+        }
+    }
+
+    /// Messages that are not written down, as far as is known.
+    fn waiting(&self) -> impl Iterator<Item = &NewNotification> {
+        let writing = self.writing.iter().flat_map(|writing| &writing.commit.messages);
+        writing.chain(&self.unwritten.messages)
+    }
+
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting().next().is_some()
     }
 
     /// Messages that could not be written down and are not on their way yet.
     pub(super) fn take_unsent(&mut self) -> Vec<NewNotification> {
-        let waiting = self.unwritten.messages.iter();
-        let new: Vec<_> =
-            waiting.filter(|m| !self.sending.contains(&m.id()) && !self.unwritten.told.contains_key(&m.id())).cloned().collect();
+        let told = |id: &str| self.unwritten.told.contains_key(id) || self.writing.iter().any(|w| w.commit.told.contains_key(id));
+        let new: Vec<_> = self.waiting().filter(|m| !self.sending.contains(&m.id()) && !told(&m.id())).cloned().collect();
         self.sending.extend(new.iter().map(NewNotification::id));
         new
     }
@@ -283,9 +336,10 @@ impl Book {
         }
         self.tidied = Some(now);
         let before = now - TimeDelta::try_days(self.env.config().alert.history_days).unwrap_or(TimeDelta::days(400));
-        match self.env.store().forget_alerts(before).await {
-            Ok(()) => self.alerts.retain(|_, a| a.state != AlertState::Resolved || a.last_change >= before),
-            Err(error) => tracing::debug!(actor = NOUN, %error, "old entries about alerts stay for now"),
+        match tokio::time::timeout(PATIENCE, self.env.store().forget_alerts(before)).await {
+            Ok(Ok(())) => self.alerts.retain(|_, a| a.state != AlertState::Resolved || a.last_change >= before),
+            Ok(Err(error)) => tracing::debug!(actor = NOUN, %error, "old entries about alerts stay for now"),
+            Err(_) => tracing::debug!(actor = NOUN, "old entries about alerts take long to remove"),
         }
     }
 

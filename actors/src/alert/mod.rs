@@ -192,7 +192,7 @@ impl State {
     }
 
     async fn tick(&mut self) {
-        let was_unwritten = self.book.as_ref().is_some_and(|book| !book.unwritten.messages.is_empty());
+        let was_unwritten = self.book.as_ref().is_some_and(Book::has_waiting);
         let result = self.write().await;
         let Some(book) = self.book.as_mut() else { return };
         if let Err(error) = &result {

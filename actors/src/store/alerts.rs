@@ -55,6 +55,21 @@ impl AlertCommit {
         let maps = alerts.is_empty() && groups.is_empty() && silences.is_empty() && told.is_empty();
         maps && events.is_empty() && good.is_empty() && facts.is_empty() && messages.is_empty()
     }
+
+    /// This one, and after it what came later.
+    #[must_use]
+    pub fn then(mut self, later: Self) -> Self {
+        let Self { alerts, events, groups, silences, good, facts, messages, told } = later;
+        self.alerts.extend(alerts);
+        self.events.extend(events);
+        self.groups.extend(groups);
+        self.silences.extend(silences);
+        self.good.extend(good);
+        self.facts.extend(facts);
+        self.messages.extend(messages);
+        self.told.extend(told);
+        self
+    }
 }
 
 /// Which events are wanted.

@@ -12,6 +12,9 @@ use rusqlite::{Connection, OpenFlags};
 use super::sqlite::{query, sql_error};
 use crate::error::{Error, Result};
 
+/// How long another program that holds the database is waited for.
+pub(super) const BUSY: Duration = Duration::from_secs(5);
+
 /// The file that was opened. Once another one, or none, lies at its path, nobody would ever find what is written: the writer refuses.
 #[derive(Clone)]
 pub(super) struct Identity {
@@ -36,7 +39,7 @@ impl Identity {
 pub(super) fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection> {
     restrict(path)?;
     let connection = Connection::open(path).map_err(sql_error)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(sql_error)?;
+    connection.busy_timeout(BUSY).map_err(sql_error)?;
     connection
         .execute_batch(
             "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
@@ -81,7 +84,7 @@ fn restrict(path: &Path) -> Result<()> {
 pub(super) fn open_reader(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(path, flags).map_err(sql_error)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(sql_error)?;
+    connection.busy_timeout(BUSY).map_err(sql_error)?;
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)
 }

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, params_from_iter, types::ValueRef};
@@ -16,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     chain::Chain,
-    database_file::{Identity, open_reader, open_writer},
+    database_file::{BUSY, Identity, open_reader, open_writer},
     engine::{Batch, Engine, Outcome, Outcomes, Pending, Row, Step, Value},
 };
 use crate::{
@@ -29,6 +30,10 @@ const QUEUE: usize = 4096;
 /// Batches committed together at most.
 const GROUP: usize = 512;
 const READERS: usize = 4;
+/// While the database takes no writes because somebody else holds it, the next group waits only so long: everybody waits for it.
+const IMPATIENT: Duration = Duration::from_millis(100);
+/// A group that is written for longer than this hangs.
+const HANGS: Duration = Duration::from_secs(10);
 
 struct Job {
     batch: Batch,
@@ -38,6 +43,8 @@ struct Job {
 pub struct Sqlite {
     file: Identity,
     failing: Arc<AtomicBool>,
+    /// When the group that is being written was begun.
+    writing: Arc<Mutex<Option<Instant>>>,
     sender: Mutex<Option<mpsc::Sender<Job>>>,
     readers: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<tokio::sync::Semaphore>,
@@ -61,17 +68,19 @@ impl Sqlite {
         let file = Identity::of(path)?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (waiting, failing) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let writing = Arc::new(Mutex::new(None));
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn({
-                let (waiting, failing, file) = (waiting.clone(), failing.clone(), file.clone());
-                move || run_writer(connection, chain, receiver, &waiting, &Health { file, failing })
+                let (waiting, failing, writing, file) = (waiting.clone(), failing.clone(), writing.clone(), file.clone());
+                move || run_writer(connection, chain, receiver, &waiting, &Health { file, failing, writing })
             })
             .map_err(Error::from)?;
         let readers = (0..READERS).map(|_| open_reader(path)).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             file,
             failing,
+            writing,
             sender: Mutex::new(Some(sender)),
             readers: Arc::new(Mutex::new(readers)),
             permits: Arc::new(tokio::sync::Semaphore::new(READERS)),
@@ -147,7 +156,11 @@ impl Engine for Sqlite {
     }
 
     fn check(&self) -> Result<()> {
-        self.file.check()
+        self.file.check()?;
+        match lock(&self.writing).map(|since| since.elapsed()).filter(|long| *long > HANGS) {
+            Some(long) => Err(Error::unavailable("store_unavailable", format!("database: a write hangs for {} s", long.as_secs()))),
+            None => Ok(()),
+        }
     }
 
     fn is_failing(&self) -> bool {
@@ -206,6 +219,7 @@ struct Health {
     file: Identity,
     /// Whether the last group could not be written.
     failing: Arc<AtomicBool>,
+    writing: Arc<Mutex<Option<Instant>>>,
 }
 
 fn run_writer(
@@ -218,6 +232,7 @@ fn run_writer(
     let mut jobs = Vec::with_capacity(GROUP);
     while receiver.blocking_recv_many(&mut jobs, GROUP) > 0 {
         waiting.fetch_sub(jobs.len(), Ordering::Relaxed);
+        *lock(&health.writing) = Some(Instant::now());
         let before = chain.clone();
         let (batches, replies): (Vec<_>, Vec<_>) = jobs.drain(..).map(|j| (j.batch, j.reply)).unzip();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -228,6 +243,7 @@ fn run_writer(
             Ok(outcomes) => {
                 if health.failing.swap(false, Ordering::Relaxed) {
                     tracing::warn!(target: "store", "the database takes writes again");
+                    let _ = connection.busy_timeout(BUSY); // only sets a number
                 }
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     let _ = reply.send(outcome); // the caller may have given up; the row stays
@@ -241,6 +257,7 @@ fn run_writer(
                 // Said once, not once a group: the disk may be full, and the log lies on it.
                 if !health.failing.swap(true, Ordering::Relaxed) {
                     tracing::error!(target: "store", error = %error, "the database takes no writes; nothing is acknowledged until it does");
+                    let _ = connection.busy_timeout(IMPATIENT);
                 }
                 let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)"); // gives back what space it can
                 for reply in replies {
@@ -248,6 +265,7 @@ fn run_writer(
                 }
             }
         }
+        *lock(&health.writing) = None;
     }
     let _ = connection.close();
 }
