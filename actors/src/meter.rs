@@ -18,16 +18,28 @@ pub struct Meter {
     /// What is slow, in milliseconds, by service; a service without a threshold is never slow.
     thresholds: BTreeMap<String, u64>,
     minutes: Mutex<Counted>,
+    /// How many of the last events failed, by service, since this program was started.
+    failed_in_a_row: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Meter {
     pub fn new(thresholds: BTreeMap<String, u64>) -> Self {
-        Self { thresholds, minutes: Mutex::default() }
+        Self { thresholds, ..Self::default() }
     }
 
     /// Counts one event.
     pub fn record(&self, service: &str, at: DateTime<Utc>, latency_us: u64, failed: bool) {
         self.record_many(service, Minute::of(at), latency_us, failed, 1);
+        let mut streaks = self.failed_in_a_row.lock().unwrap_or_else(PoisonError::into_inner);
+        match streaks.get_mut(service) {
+            Some(streak) => *streak = if failed { streak.saturating_add(1) } else { 0 },
+            None => drop(streaks.insert(service.to_owned(), u64::from(failed))),
+        }
+    }
+
+    /// How many of the last events of a service failed; `None` if there was none since this program was started.
+    pub fn failed_in_a_row(&self, service: &str) -> Option<u64> {
+        self.failed_in_a_row.lock().unwrap_or_else(PoisonError::into_inner).get(service).copied()
     }
 
     /// Counts `n` alike in a minute.
@@ -82,6 +94,11 @@ mod tests {
         meter.record("push:shop", at, 10_001, false);
         meter.record_many("push:shop", 3, 0, true, 7);
         let taken = meter.take();
+        assert_eq!((meter.failed_in_a_row("push:shop"), meter.failed_in_a_row("nobody")), (Some(0), None));
+        for (failed, streak) in [(true, 1), (true, 2), (false, 0), (true, 1)] {
+            meter.record("provider", at, 0, failed);
+            assert_eq!(meter.failed_in_a_row("provider"), Some(streak));
+        }
         assert_eq!((taken["api"][&10].slow, taken["push:shop"][&10].slow, taken["push:shop"][&3].bad), (1, 0, 7));
         assert!(meter.peek("api").is_empty());
         meter.record("api", at, 1, false);

@@ -1,7 +1,10 @@
 //! Measures what the alert rules are judged on. Called by `production_alerts` for everything and by the watch for what is cheap and cannot
 //! wait. It decides nothing: `domain/alert_rule/figure.rs` does, by the rules of `configs/alerts.toml`.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -13,7 +16,7 @@ use crate::{
         slo::Status,
     },
     env::{Env, blocking},
-    error::Result,
+    error::{Error, Result},
     measure, slo,
 };
 
@@ -22,6 +25,10 @@ const STUCK_S: i64 = 3600;
 /// How far back the disk's pace is looked at, and how much of it is needed to say anything.
 const PACE: TimeDelta = TimeDelta::hours(6);
 const PACE_MIN: TimeDelta = TimeDelta::hours(1);
+/// The figure of failed calls to the provider.
+const PROVIDER: &str = "provider_failed_in_a_row";
+/// How long the database may take for a simple question.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// What was verified of the journal, in `meta`.
 const VERIFIED: &str = "journal_verified";
 
@@ -41,6 +48,11 @@ impl Measured {
         checks
     }
 
+    /// Whether the last call to the provider failed.
+    pub fn provider_fails(&self) -> bool {
+        self.samples.iter().any(|sample| sample.figure == PROVIDER && sample.value.is_some_and(|failed| failed > 0.0))
+    }
+
     fn take(&mut self, name: &str, system: &'static str, measured: Result<Vec<Sample>>) {
         match measured {
             Ok(samples) => self.samples.extend(samples),
@@ -49,11 +61,17 @@ impl Measured {
     }
 }
 
-/// What is cheap: the database, the queue of webhooks, and when the rules were last evaluated as a whole.
+/// What is cheap: the database, the disk below it, the queue of webhooks, and when the rules were last evaluated as a whole.
 pub async fn at_once(env: &Env) -> Measured {
     let mut all = Measured { samples: database(env).await, raised: Vec::new() };
+    let data = env.config().paths.data.clone();
+    if let Ok(room) = blocking(move || Ok(measure::room(&data))).await {
+        all.samples.extend([used("disk_percent", "disk", room.percent), used("inodes_percent", "files of the disk", room.inodes_percent)]);
+    }
     let now = env.now();
-    if let (Ok((waiting, oldest)), Ok(last)) = (env.store().open_event_count().await, env.store().newest_observation().await) {
+    all.samples.push(provider(env));
+    let (open, last) = (in_time(env.store().open_event_count()).await, in_time(env.store().newest_observation()).await);
+    if let (Ok((waiting, oldest)), Ok(last)) = (open, last) {
         all.samples.push(oldest_webhook(waiting, oldest, now));
         // The first evaluation after a start is not late before its time.
         let age_s = last.map(|at| (now - at.max(env.started_at())).num_seconds());
@@ -70,8 +88,9 @@ pub async fn everything(env: &Env) -> Measured {
             all.samples.extend(api(judged.verdict.n, judged.verdict.bad, judged.verdict.p95_ms));
             all.raised.push(level(judged.verdict.status, &judged.verdict.clause));
         }
-        Err(error) => all.raised.push(unanswered("api_slo", "api", &error.message)),
+        Err(error) => all.raised.push(unanswered("api_slo", "levels", &error.message)),
     }
+    all.samples.push(provider(env));
     all.take("jobs_stuck", "jobs", jobs(env).await);
     all.take("resources", "resources", resources(env).await);
     all.take("payment_errors", "payments", money(env).await);
@@ -104,7 +123,7 @@ fn api(requests: u64, failed: u64, p95_ms: Option<f64>) -> Vec<Sample> {
 fn level(status: Status, clause: &str) -> Check {
     Check {
         name: "api_slo".into(),
-        system: "api",
+        system: "levels",
         ok: match status {
             Status::Pass => Some(true),
             Status::Fail => Some(false),
@@ -118,9 +137,15 @@ fn level(status: Status, clause: &str) -> Check {
     }
 }
 
+/// A database that hangs does not answer; whoever waits for it would say nothing.
+async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Error::unavailable("store_unavailable", format!("no answer within {} s", PATIENCE.as_secs()));
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|e| Err(late(e)))
+}
+
 async fn database(env: &Env) -> Vec<Sample> {
     let start = Instant::now();
-    let answers = env.store().ping().await;
+    let answers = in_time(env.store().ping()).await;
     let latency_ms = answers.is_ok().then(|| start.elapsed().as_secs_f64() * 1e3);
     let words = match &answers {
         Ok(()) => "the database answers".to_owned(),
@@ -132,6 +157,17 @@ async fn database(env: &Env) -> Vec<Sample> {
         Sample::new("database_latency_ms", latency_ms),
         Sample::new("database_queue", Some(queue as f64)).words(format!("{queue} writes wait for the database")),
     ]
+}
+
+/// How many of the last calls to the provider failed, each with its retries.
+fn provider(env: &Env) -> Sample {
+    let failed = env.meter().failed_in_a_row("provider");
+    let words = match failed {
+        None => "the provider was not asked yet".to_owned(),
+        Some(0) => "the provider answers".to_owned(),
+        Some(n) => format!("the last {n} calls to the provider failed"),
+    };
+    Sample::new(PROVIDER, failed.map(|n| n as f64)).words(words)
 }
 
 fn oldest_webhook(waiting: i64, oldest: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Sample {
@@ -166,12 +202,12 @@ async fn jobs(env: &Env) -> Result<Vec<Sample>> {
     ])
 }
 
+fn used(figure: &'static str, what: &str, percent: Option<f64>) -> Sample {
+    Sample::new(figure, percent).words(percent.map_or(format!("{what}: not measured"), |p| format!("{what}: {p:.1} % used")))
+}
+
 async fn resources(env: &Env) -> Result<Vec<Sample>> {
     let usage = measure::usage(env).await?;
-    let used = |what: &str, value: Option<f64>| value.map_or(format!("{what}: not measured"), |v| format!("{what}: {v:.1} % used"));
-    let open_files = usage.open_files_percent();
-    let data = env.config().paths.data.clone();
-    let inodes = blocking(move || Ok(measure::inodes_percent(&data))).await?;
     let free = usage.disk_free_bytes.map(|bytes| bytes as f64);
     let full_in_h = match free {
         Some(free) => full_in_h(&free_before(env).await?, (env.now(), free)),
@@ -180,14 +216,14 @@ async fn resources(env: &Env) -> Result<Vec<Sample>> {
     let pace = full_in_h
         .map_or("the disk does not lose room".to_owned(), |h| format!("at the pace of the last hours the disk is full in {h:.1} h"));
     let mut samples = vec![
-        Sample::new("cpu_percent", usage.cpu_percent).words(used("CPU", usage.cpu_percent)),
-        Sample::new("memory_percent", usage.memory_percent).words(used("memory", usage.memory_percent)),
-        Sample::new("disk_percent", usage.disk_percent).words(used("disk", usage.disk_percent)),
+        used("cpu_percent", "CPU", usage.cpu_percent),
+        used("memory_percent", "memory", usage.memory_percent),
+        used("disk_percent", "disk", usage.disk_percent),
         Sample::new("disk_free_bytes", free),
         // With no end in sight it is far away, not unknown: an alert has to resolve.
         Sample::new("disk_full_in_h", free.map(|_| full_in_h.unwrap_or(24_000.0))).words(pace),
-        Sample::new("inodes_percent", inodes).words(used("files of the disk", inodes)),
-        Sample::new("open_files_percent", open_files).words(used("open files", open_files)),
+        used("inodes_percent", "files of the disk", usage.inodes_percent),
+        used("open_files_percent", "open files", usage.open_files_percent()),
     ];
     if env.config().provider.mode != ProviderMode::Sandbox {
         let skew_s = measure::clock_skew_s(env).await; // the sandbox's clock is virtual: it has no such figure

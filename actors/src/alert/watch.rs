@@ -1,7 +1,9 @@
-//! Looks every few seconds at what cannot wait for `production_alerts`: the database, the oldest webhook, and whether that task runs at
-//! all. Started by the alert actor and ended with it; what it sees goes through the same rules.
+//! Looks every few seconds at what cannot wait for `production_alerts`: the database, its disk, the provider, the oldest webhook, and
+//! whether that task runs at all. Started by the alert actor and ended with it; what it sees goes through the same rules.
 
 use std::time::Duration;
+
+use tokio::task::JoinHandle;
 
 use super::{evaluate, figures};
 use crate::env::Env;
@@ -13,10 +15,16 @@ pub(super) async fn run(env: Env) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     ticks.tick().await; // the first is at once, and the daemon is just starting
     let mut complained = false;
+    let mut asked: Option<JoinHandle<()>> = None;
     loop {
         ticks.tick().await;
-        let checks = figures::at_once(&env).await.checks(&env);
-        match evaluate(&env, checks).await {
+        let measured = figures::at_once(&env).await;
+        // A call that failed says little while no other follows: another tells a moment from an outage.
+        if measured.provider_fails() && asked.as_ref().is_none_or(JoinHandle::is_finished) {
+            let env = env.clone();
+            asked = Some(tokio::spawn(async move { drop(env.provider().now().await) })); // its outcome is counted like that of any call
+        }
+        match evaluate(&env, measured.checks(&env)).await {
             Ok(_) => complained = false,
             Err(error) if !complained => {
                 complained = true;

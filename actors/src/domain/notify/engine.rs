@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     Kind, Message,
@@ -14,6 +14,9 @@ use super::{
     telling::{Content, Writer},
 };
 use crate::domain::alert_rule::{Alert, Catalogue, Severity, State};
+
+/// So long after its time a suspect is waited for: the look that decides about it may come late.
+const SUSPICION: TimeDelta = TimeDelta::seconds(30);
 
 /// Everything that counts for a decision.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,8 @@ pub struct Decision {
 pub struct Quiet {
     /// The fingerprint of the alert that is told in its place.
     pub effect_of: Option<String>,
+    /// The fingerprint of one that may be the cause: whether it is will be known soon.
+    pub waits_for: Option<String>,
     /// Ids of silences.
     pub silenced_by: Vec<String>,
     /// The reason of a maintenance.
@@ -53,7 +58,7 @@ pub struct Quiet {
 
 impl Quiet {
     pub fn is_quiet(&self) -> bool {
-        self.effect_of.is_some() || !self.silenced_by.is_empty() || self.maintenance.is_some()
+        self.effect_of.is_some() || self.waits_for.is_some() || !self.silenced_by.is_empty() || self.maintenance.is_some()
     }
 }
 
@@ -68,15 +73,26 @@ pub fn all_labels(alert: &Alert, catalogue: &Catalogue) -> BTreeMap<String, Stri
 /// For every alert that fires, by fingerprint.
 pub fn quiet(look: &Look<'_>) -> BTreeMap<String, Quiet> {
     let firing: Vec<&Alert> = look.alerts.values().filter(|alert| alert.state == State::Firing).collect();
-    let mut causes = effects(&firing, look.catalogue);
+    let suspects = look.alerts.values().filter(|alert| suspect_until(alert, look).is_some());
+    let mut causes = effects(&firing.iter().copied().chain(suspects).collect::<Vec<_>>(), look.catalogue);
     let in_force: Vec<&Silence> = look.silences.iter().filter(|s| s.is_in_force(look.now)).collect();
     let mut one = |alert: &Alert| {
         let labels = if in_force.is_empty() { BTreeMap::new() } else { all_labels(alert, look.catalogue) };
         let silenced_by = in_force.iter().filter(|s| s.matches(&labels)).map(|s| s.id.clone()).collect();
         let maintenance = look.maintenance.iter().find(|m| m.covers(&alert.system)).map(|m| m.reason.clone());
-        Quiet { effect_of: causes.remove(&alert.fingerprint), silenced_by, maintenance }
+        let cause = causes.remove(&alert.fingerprint);
+        let fires = |cause: &String| look.alerts.get(cause).is_some_and(|alert| alert.state == State::Firing);
+        let (effect_of, waits_for) = if cause.as_ref().is_some_and(fires) { (cause, None) } else { (None, cause) };
+        Quiet { effect_of, waits_for, silenced_by, maintenance }
     };
     firing.iter().map(|alert| (alert.fingerprint.clone(), one(alert))).collect()
+}
+
+/// One that is bad and waits for its rule's `for_s` is a suspect until this: what may follow from it is told then, with it or without.
+fn suspect_until(alert: &Alert, look: &Look<'_>) -> Option<DateTime<Utc>> {
+    let for_s = look.catalogue.of(&alert.name).map_or(0, |rule| rule.for_s);
+    let until = alert.since + TimeDelta::seconds(for_s) + SUSPICION;
+    (alert.state == State::Pending && for_s > 0 && alert.bad_streak > 0 && look.now < until).then_some(until)
 }
 
 pub fn decide(look: &Look<'_>) -> Decision {
@@ -93,7 +109,8 @@ pub fn decide(look: &Look<'_>) -> Decision {
     let writer = Writer { catalogue: look.catalogue, storm_per_name: look.settings.storm_per_name, effects: &effects, now: look.now };
     let snoozes = quiet.keys().filter_map(|fingerprint| look.alerts[fingerprint].snoozed_until);
     let silences = look.silences.iter().filter(|s| s.ended_at.is_none()).flat_map(|s| [s.starts_at, s.ends_at]);
-    let next = snoozes.chain(silences).filter(|at| *at > look.now).min();
+    let suspicions = quiet.values().filter_map(|q| suspect_until(look.alerts.get(q.waits_for.as_ref()?)?, look));
+    let next = snoozes.chain(silences).chain(suspicions).filter(|at| *at > look.now).min();
     let mut decision = Decision { next, ..Decision::default() };
     for (key, firing) in members {
         let group = look.groups.get(&key).cloned().unwrap_or_else(|| Group::new(&key, look.now));

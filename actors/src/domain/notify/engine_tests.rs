@@ -57,8 +57,11 @@ impl World {
 
     fn judge(&mut self, check: &Check) {
         let key = crate::domain::alert_rule::fingerprint(&check.labels());
-        if let (Some(alert), _) = step(self.alerts.get(&key), check, self.now, Patience::new(self.counts.0, self.counts.1)) {
-            self.alerts.insert(key, alert);
+        let for_s = self.catalogue.of(&check.name).map_or(0, |rule| rule.for_s);
+        let patience = Patience { for_s, ..Patience::new(self.counts.0, self.counts.1) };
+        match step(self.alerts.get(&key), check, self.now, patience).0 {
+            Some(alert) => drop(self.alerts.insert(key, alert)),
+            None => drop(self.alerts.remove(&key)),
         }
     }
 
@@ -345,6 +348,38 @@ fn a_flapping_probe_is_told_once_until_it_is_calm() {
         it.until((n + 1) * 20);
     }
     assert_eq!(it.told().len(), 1, "the end, once it is calm");
+}
+
+#[test]
+fn what_may_follow_from_a_suspect_waits_until_that_is_known() {
+    // The provider stays away: its effects are inside its message, although they fired first.
+    let mut it = World::new(&[MAIL]);
+    it.critical("provider_failing", "payments");
+    it.critical("payment_canary", "payments");
+    it.warn("jobs_failed", "jobs");
+    for second in [15, 30] {
+        it.until(second);
+        it.critical("provider_failing", "payments");
+    }
+    it.until(45);
+    assert!(it.told().is_empty(), "it is not known yet");
+    it.critical("provider_failing", "payments");
+    it.until(600);
+    assert_eq!(it.told(), ["75 email firing: provider_failing <- payment_canary jobs_failed"]);
+    // It was a moment only: what was held back is told by itself.
+    let mut it = World::new(&[MAIL]);
+    it.critical("provider_failing", "payments");
+    it.critical("payment_canary", "payments");
+    it.until(15);
+    it.fine("provider_failing", "payments");
+    it.until(600);
+    assert_eq!(it.told(), ["45 email firing: payment_canary"]);
+    // Nobody decides about it: it is not waited for for ever.
+    let mut it = World::new(&[MAIL]);
+    it.critical("provider_failing", "payments");
+    it.critical("payment_canary", "payments");
+    it.until(600);
+    assert_eq!(it.told(), ["105 email firing: payment_canary"]);
 }
 
 #[test]
