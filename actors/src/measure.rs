@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use serde::Serialize;
-use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use crate::{
     config::ProviderMode,
@@ -24,6 +24,8 @@ pub struct Usage {
     /// Of the file system that holds the data directory.
     pub disk_percent: Option<f64>,
     pub disk_free_bytes: Option<u64>,
+    #[serde(skip)]
+    pub inodes_percent: Option<f64>,
     pub process_memory_bytes: Option<u64>,
     pub process_cpu_percent: Option<f64>,
     pub open_files: Option<u64>,
@@ -65,14 +67,15 @@ fn measure(data: &Path) -> Result<Usage> {
     system.refresh_cpu_usage();
     refresh(&mut system);
     let process = system.process(me);
-    let (disk_percent, disk_free_bytes) = disk(data);
+    let disk = room(data);
     let total = system.total_memory();
     Ok(Usage {
         cpu_percent: Some(f64::from(system.global_cpu_usage())),
         memory_percent: (total > 0).then(|| 100.0 * (total - system.available_memory().min(total)) as f64 / total as f64),
         memory_total_bytes: total,
-        disk_percent,
-        disk_free_bytes,
+        disk_percent: disk.percent,
+        disk_free_bytes: disk.free_bytes,
+        inodes_percent: disk.inodes_percent,
         process_memory_bytes: process.map(sysinfo::Process::memory),
         process_cpu_percent: process.map(|p| f64::from(p.cpu_usage())),
         open_files: std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64),
@@ -80,24 +83,24 @@ fn measure(data: &Path) -> Result<Usage> {
     })
 }
 
-/// Use of the file system whose mount point is the longest prefix of `path`.
-fn disk(path: &Path) -> (Option<f64>, Option<u64>) {
-    let Ok(path) = path.canonicalize() else { return (None, None) };
-    let Ok(disks) = Disks::new_with_refreshed_list() else { return (None, None) };
-    let holder = disks.iter().filter(|d| path.starts_with(d.mount_point())).max_by_key(|d| d.mount_point().as_os_str().len());
-    match holder {
-        Some(disk) if disk.total_space() > 0 => {
-            let used = disk.total_space() - disk.available_space().min(disk.total_space());
-            (Some(100.0 * used as f64 / disk.total_space() as f64), Some(disk.available_space()))
-        }
-        _ => (None, None),
-    }
+/// How full a file system is (statvfs(3)): what only the administrator may still use counts as used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Room {
+    pub percent: Option<f64>,
+    pub free_bytes: Option<u64>,
+    /// Of its files; `None` where it has no such limit.
+    pub inodes_percent: Option<f64>,
 }
 
-/// How many of the file system's files are used; `None` where it has no such limit.
-pub fn inodes_percent(path: &Path) -> Option<f64> {
-    let stat = rustix::fs::statvfs(path).ok().filter(|stat| stat.f_files > 0)?;
-    Some(100.0 * (stat.f_files - stat.f_ffree.min(stat.f_files)) as f64 / stat.f_files as f64)
+/// Of the file system that holds `path`; nothing where it gives no figures.
+pub fn room(path: &Path) -> Room {
+    let Ok(stat) = rustix::fs::statvfs(path) else { return Room::default() };
+    let used = |all: u64, free: u64| (all > 0).then(|| 100.0 * (all - free.min(all)) as f64 / all as f64);
+    Room {
+        percent: used(stat.f_blocks, stat.f_bavail),
+        free_bytes: (stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize)),
+        inodes_percent: used(stat.f_files, stat.f_ffree),
+    }
 }
 
 /// The soft limit of this process, where the kernel tells it (proc_pid_limits(5)).

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use subtle::ConstantTimeEq as _;
 
 use crate::{
-    domain::push::{Plan, Reports, Signal, Verdict, judge},
+    domain::push::{Plan, Reports, Signal, State, Verdict, judge},
     env::{Env, blocking, rfc3339},
     error::{Error, Result},
     files,
@@ -71,12 +71,13 @@ pub async fn report(env: &Env, given: &str, name: &str, signal: Signal, run: Opt
         return Err(unknown(name));
     }
     let now = env.now();
-    if env.store().pushes_since(name, now - TimeDelta::minutes(1)).await? >= PER_MINUTE {
-        return Err(Error::limited(format!("{name} reported {PER_MINUTE} times within a minute"), 60));
-    }
     let text = String::from_utf8_lossy(&body[..body.len().min(BODY)]).into_owned();
     for _ in 0..TRIES {
-        let before = seen(env, name).await?;
+        let Standing { row: before, verdict, .. } = stands(env, name).await?;
+        // Counted in each try: what is written below is written only if nothing came in between.
+        if env.store().pushes_since(name, now - TimeDelta::minutes(1)).await? >= PER_MINUTE {
+            return Err(Error::limited(format!("{name} reported {PER_MINUTE} times within a minute"), 60));
+        }
         let mut reports: Reports = before.reports.clone();
         let duration_ms = reports.take(signal, run, now);
         let ping = PushPing {
@@ -89,11 +90,23 @@ pub async fn report(env: &Env, given: &str, name: &str, signal: Signal, run: Opt
             body: (!text.is_empty()).then(|| text.clone()),
         };
         if env.store().push_reported(&before, &reports, &ping).await? {
+            count(env, name, signal, verdict.state == State::Down && !before.reports.failed, duration_ms);
             tracing::info!(target: "push", name, kind = ping.kind, run, "reported");
             return Ok(());
         }
     }
     Err(Error::unavailable("busy", format!("too many reports of {name} at once")))
+}
+
+/// The end of a run is an event of the service `push:NAME`: good if it succeeded and came in time.
+fn count(env: &Env, name: &str, signal: Signal, late: bool, duration_ms: Option<i64>) {
+    let ended_well = match signal.as_str() {
+        "success" => true,
+        "fail" => false,
+        _ => return,
+    };
+    let took_us = duration_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0).saturating_mul(1000);
+    env.meter().record(&format!("push:{name}"), env.now(), took_us, !ended_well || late);
 }
 
 fn unknown(name: &str) -> Error {

@@ -134,7 +134,7 @@ impl Probe {
             system: "probes",
             ok: Some(verdict.is_ok()),
             severity: Severity::Warning,
-            value: seen.cert_ends.map(|ends| format!("{} days", (ends - now).div_euclid(86_400))),
+            value: seen.cert_ends.map(|ends| format!("{} days", (ends - now) / 86_400)),
             threshold: format!(">= {} days", self.expectation.cert_days),
             reason: format!("{}: {}: {reason}", self.name, self.settings.target),
         })
