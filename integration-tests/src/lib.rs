@@ -2,20 +2,26 @@
 //! kernel chose, talks to it over HTTP as anybody would, and ends it by its process id. Its `Drop` fails the test on leftovers.
 //! It uses nothing of the program's inside but the path of the binary: signatures and paths are computed here again.
 
+mod alerting;
 mod answer;
 mod bucket;
 mod daemon;
 mod files;
 mod outside;
+mod recorder;
 mod setup;
+mod small_disk;
 mod wait;
 
+pub use alerting::{ALERT_SECRET, always};
 pub use answer::Answer;
 pub use bucket::{BUCKET, Bucket, SECRET};
 pub use daemon::{Ended, TestDaemon};
 pub use files::{files_hold, json_file, json_lines, modes, names, tree};
-pub use outside::{Output, Peer, command, fed, node, peer, python, run_to_end};
+pub use outside::{Output, Peer, Serving, command, faketime, fed, node, peer, python, run_to_end};
+pub use recorder::{Came, Recorder, Reply};
 pub use setup::{Setup, WEBHOOK_SECRET};
+pub use small_disk::SmallDisk;
 pub use wait::{LONG, SHORT, until};
 
 use std::fmt::Write as _;

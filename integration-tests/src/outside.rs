@@ -148,6 +148,34 @@ impl Drop for Peer {
     }
 }
 
+/// The library that shows a program another time: preloaded, it reads `FAKETIME` or the file in `FAKETIME_TIMESTAMP_FILE`.
+#[track_caller]
+pub fn faketime() -> String {
+    let found = std::fs::read_dir("/usr/lib").expect("it is there").flatten();
+    let library = found.map(|entry| entry.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
+    library.expect("libfaketime is not there; integration-tests/run installs it").to_string_lossy().into_owned()
+}
+
+/// A program that runs silently until it is dropped.
+#[derive(Debug)]
+pub struct Serving(Child);
+
+impl Serving {
+    #[track_caller]
+    pub fn start(mut command: Command) -> Self {
+        let what = command.get_program().to_string_lossy().into_owned();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|e| panic!("{what} cannot be started ({e}); integration-tests/run installs what the tests need")))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // ours, by its own id
+        let _ = self.0.wait();
+    }
+}
+
 /// Runs a command with a text on its standard input until it ends, and answers its standard output.
 #[track_caller]
 pub fn fed(mut command: Command, input: &[u8]) -> String {

@@ -1,68 +1,19 @@
 //! Alerts from outside: a recorder on loopback counts the messages of the real program, killed while an alert fires, and a person
 //! acknowledges by the link in a message, by the command line and over HTTP.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpListener,
-    sync::{Arc, Mutex},
-};
-
-use integration_tests::{LONG, SHORT, Setup, until};
+use integration_tests::{LONG, Recorder, SHORT, Setup, always, until};
 use serde_json::{Value as Json, json};
 
 use crate::setup;
 
-/// What came in, as JSON.
-struct Recorder {
-    address: String,
-    got: Arc<Mutex<Vec<Json>>>,
+/// One rule that always fires, and a task that its message offers to run.
+fn rules() -> String {
+    format!("{}task = \"heartbeat\"\n", always("mine", "always so"))
 }
-
-impl Recorder {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("bound").to_string();
-        let got = Arc::new(Mutex::new(Vec::new()));
-        let kept = got.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { continue };
-                let (mut bytes, mut buffer) = (Vec::new(), [0_u8; 4096]);
-                while let Ok(n) = stream.read(&mut buffer) {
-                    bytes.extend_from_slice(&buffer[..n]);
-                    let text = String::from_utf8_lossy(&bytes).into_owned();
-                    let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-                    let length = head.lines().find_map(|l| l.to_lowercase().strip_prefix("content-length: ")?.trim().parse().ok());
-                    if n == 0 || length.is_some_and(|l: usize| body.len() >= l) {
-                        kept.lock().expect("unlocked").push(serde_json::from_str(body).unwrap_or(Json::Null));
-                        break;
-                    }
-                }
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-            }
-        });
-        Self { address, got }
-    }
-
-    fn got(&self) -> Vec<Json> {
-        self.got.lock().expect("unlocked").clone()
-    }
-}
-
-/// A rule that always fires, because the database does answer.
-const RULE: &str = "[rules.mine]\nsystem = \"own\"\ncomponent = \"mine\"\nseverity = \"critical\"\nfigure = \"database_up\"\nbelow = 2\nwhat = \"always so\"\nowner = \"Me.\"\nrunbook = \"Nothing.\"\ntask = \"heartbeat\"\n";
 
 fn telling(recorder: &Recorder) -> Setup {
-    let setup = setup()
-        .schedule()
-        .env("ECHOPILOT__CHANNELS__WEBHOOK__MIN_SEVERITY", "critical")
-        .env("ECHOPILOT__CHANNELS__WEBHOOK__URL", format!("http://{}/hook", recorder.address))
-        .env("ALERT_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-        .env("ECHOPILOT__NOTIFY__GROUP_WAIT_S", "1")
-        .env("ECHOPILOT__NOTIFY__GROUP_INTERVAL_S", "1")
-        .env("ECHOPILOT__ALERT__WATCH_EVERY_S", "1");
-    std::fs::create_dir_all(setup.configs("")).expect("a folder");
-    std::fs::write(setup.configs("alerts.toml"), RULE).expect("written");
+    let setup = setup().watchful().telling(recorder, "critical");
+    setup.write_rules(&rules());
     setup
 }
 
@@ -84,12 +35,12 @@ fn killed_while_it_fires_it_tells_its_beginning_once_and_its_end_once() {
         });
         setup = daemon.kill9();
     }
-    assert_eq!((recorder.got().len(), sent(&setup)), (1, 1), "told once: {:?}", recorder.got());
-    std::fs::write(setup.configs("alerts.toml"), format!("{RULE}off = true\n")).expect("written");
+    assert_eq!((recorder.came().len(), sent(&setup)), (1, 1), "told once: {:?}", recorder.came());
+    setup.write_rules(&format!("{}off = true\n", rules()));
     let daemon = setup.start();
     until("its end is told", LONG, || (sent(daemon.setup()) == 2).then_some(()));
-    let got = recorder.got();
-    let ids: std::collections::BTreeSet<String> = got.iter().map(|m| m["data"]["id"].to_string()).collect();
+    let got = recorder.came();
+    let ids: std::collections::BTreeSet<String> = got.iter().map(|m| m.json()["data"]["id"].to_string()).collect();
     assert_eq!((got.len(), ids.len()), (2, 2), "{got:?}");
 }
 

@@ -4,25 +4,17 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, Stdio},
 };
 
-use integration_tests::{LONG, Peer, Setup, peer, python, until};
+use integration_tests::{LONG, Peer, Serving, Setup, always, command, peer, python, until};
 use serde_json::Value as Json;
 
 use crate::setup;
 
-/// A rule that always fires, because the database does answer.
-const RULE: &str = "[rules.mine]\nsystem = \"own\"\ncomponent = \"mine\"\nseverity = \"critical\"\nfigure = \"database_up\"\nbelow = 2\nwhat = \"größer als gedacht\"\nowner = \"Me.\"\nrunbook = \"Nothing.\"\n";
-
+/// A critical alert from the start on, whose title is not ASCII.
 fn firing(setup: Setup) -> Setup {
-    let setup = setup
-        .schedule()
-        .env("ECHOPILOT__NOTIFY__GROUP_WAIT_S", "1")
-        .env("ECHOPILOT__NOTIFY__GROUP_INTERVAL_S", "1")
-        .env("ECHOPILOT__ALERT__WATCH_EVERY_S", "1");
-    std::fs::create_dir_all(setup.configs("")).expect("a folder");
-    std::fs::write(setup.configs("alerts.toml"), RULE).expect("written");
+    let setup = setup.watchful();
+    setup.write_rules(&always("mine", "größer als gedacht"));
     setup
 }
 
@@ -88,16 +80,6 @@ fn a_mail_that_is_refused_for_good_is_given_up_with_the_servers_words() {
     assert!(!folder.join("1.eml").exists());
 }
 
-/// Ended when it goes.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill(); // ours, by its own id
-        let _ = self.0.wait();
-    }
-}
-
 fn alerts_of(address: &str) -> Option<Json> {
     let mut stream = TcpStream::connect(address).ok()?;
     let request = format!("GET /api/v2/alerts HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
@@ -120,16 +102,13 @@ fn an_alertmanager_gets_our_alert_under_our_fingerprint_and_its_end() {
         Some(peers) => PathBuf::from(peers).join("usr/bin/prometheus-alertmanager"),
         None => "prometheus-alertmanager".into(),
     };
-    let child = Command::new(&program)
+    let mut alertmanager = command(program);
+    alertmanager
         .arg(format!("--config.file={}", folder.join("config.yml").display()))
         .arg(format!("--storage.path={}", folder.join("data").display()))
         .arg(format!("--web.listen-address={address}"))
-        .args(["--cluster.listen-address=", "--web.external-url=http://127.0.0.1"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap_or_else(|e| panic!("{} cannot be started ({e}); integration-tests/run gets it", program.display()));
-    let _child = Ended(child);
+        .args(["--cluster.listen-address=", "--web.external-url=http://127.0.0.1"]);
+    let _serving = Serving::start(alertmanager);
     until("it serves", LONG, || alerts_of(&address));
     let setup = setup
         .env("ECHOPILOT__CHANNELS__ALERTMANAGER__URL", format!("http://{address}"))
@@ -147,7 +126,7 @@ fn an_alertmanager_gets_our_alert_under_our_fingerprint_and_its_end() {
     assert_eq!(theirs["fingerprint"], ours["id"], "{theirs}");
     assert_eq!(theirs["status"]["state"], "active");
     let setup = daemon.stop();
-    std::fs::write(setup.configs("alerts.toml"), format!("{RULE}off = true\n")).expect("written");
+    setup.write_rules(&format!("{}off = true\n", always("mine", "größer als gedacht")));
     let _daemon = setup.start();
     until("it is over there too", LONG, || alerts_of(&address).is_some_and(|all| mine(&all).is_none()).then_some(()));
 }

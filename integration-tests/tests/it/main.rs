@@ -16,6 +16,7 @@ mod cron;
 mod delivery;
 mod demo;
 mod encryption;
+mod fault_stories;
 mod faults;
 mod finance;
 mod incidents;
