@@ -382,9 +382,9 @@ pub struct Config {
     #[serde(skip)]
     pub rules: Catalogue,
     pub incidents: Incidents,
-    /// Every setting that is a number, by its path: rules name some as their limits.
+    /// Every setting by its path: rules name some as their limits, and a message says which were changed.
     #[serde(skip)]
-    numbers: BTreeMap<String, f64>,
+    flat: BTreeMap<String, Value>,
     pub heartbeat: Heartbeat,
     pub backup: Backup,
     pub retention: Retention,
@@ -469,12 +469,12 @@ impl Config {
             problems.extend(set_text(&mut settings, &schema, &path, text, &format!("environment variable {name}")).err());
         }
         let mut rules = read_rules(&configs.join("alerts.toml"))?;
-        let mut numbers = BTreeMap::new();
-        collect_numbers(&settings, "", &mut numbers);
+        let mut flat = BTreeMap::new();
+        flatten(&settings, "", &mut flat);
         let of_rules = |e| Error::invalid("configuration", format!("{}: {e}", configs.join("alerts.toml").display()));
-        problems.extend(rules.settle(|path| numbers.get(path).copied()).err().map(of_rules));
+        problems.extend(rules.settle(|path| flat.get(path).and_then(number)).err().map(of_rules));
         let config: Self = match Value::Table(settings).try_into() {
-            Ok(config) => Self { rules, numbers, ..config },
+            Ok(config) => Self { rules, flat, ..config },
             Err(error) => {
                 problems.push(Error::invalid("configuration", error.to_string().trim()));
                 return Err(together(&problems));
@@ -492,7 +492,13 @@ impl Config {
 
     /// The setting of this path (`alert.warn_percent`), if it is a number.
     pub fn number(&self, path: &str) -> Option<f64> {
-        self.numbers.get(path).copied()
+        self.flat.get(path).and_then(number)
+    }
+
+    /// Every setting as text, by its path, and the rules of alerts as one. There is no secret among them.
+    pub fn flat(&self) -> BTreeMap<String, String> {
+        let settings = self.flat.iter().map(|(path, value)| (path.clone(), value.to_string()));
+        settings.chain([("alerts.toml".to_owned(), format!("{:?}", self.rules))]).collect()
     }
 
     /// Rules that a type cannot say. All broken ones are named together.
@@ -616,16 +622,22 @@ fn read_rules(file: &Path) -> Result<Catalogue> {
     Catalogue::read(DEFAULT_RULES, over.as_deref()).map_err(|e| Error::invalid("configuration", format!("{}: {e}", file.display())))
 }
 
-fn collect_numbers(table: &Table, prefix: &str, numbers: &mut BTreeMap<String, f64>) {
+fn flatten(table: &Table, prefix: &str, flat: &mut BTreeMap<String, Value>) {
     for (key, value) in table {
         let path = format!("{prefix}{key}");
         match value {
-            Value::Table(inner) => collect_numbers(inner, &format!("{path}."), numbers),
-            Value::Float(number) => drop(numbers.insert(path, *number)),
-            #[expect(clippy::cast_precision_loss, reason = "a limit of an alert")]
-            Value::Integer(number) => drop(numbers.insert(path, *number as f64)),
-            _ => {}
+            Value::Table(inner) => flatten(inner, &format!("{path}."), flat),
+            value => drop(flat.insert(path, value.clone())),
         }
+    }
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Float(number) => Some(*number),
+        #[expect(clippy::cast_precision_loss, reason = "a limit of an alert")]
+        Value::Integer(number) => Some(*number as f64),
+        _ => None,
     }
 }
 

@@ -133,7 +133,7 @@ function showHistory(answer) {
 function drawHistory() {
   const names = new Map(alerts.map((a) => [a.id, a.name]));
   fill(body("history"), [events, [...names]], () => events.length ? events.map((e) => el("li", {},
-    el("div.row", {}, el("b", {}, words(e.detail?.name ?? names.get(e.alert) ?? e.alert)), el("span", {}, eventText(e)), time(e.at)))) : el("li.muted", {}, "Nothing happened."));
+    el("div.row", {}, el("b", {}, words(e.detail?.name ?? names.get(e.alert) ?? e.alert)), time(e.at)), el("p", {}, eventText(e)))) : el("li.muted", {}, "Nothing happened."));
   byId("more-history").hidden = !older;
 }
 

@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value as Json, json};
 use tokio::task::JoinHandle;
 
-use super::{Message, NOUN, explain, view::view};
+use super::{Message, NOUN, explain, settings, view::view};
 use crate::{
     actor,
     channels::{self, Context},
@@ -69,6 +69,9 @@ pub(super) struct Book {
 
 impl Book {
     pub(super) async fn load(env: &Env) -> Result<Self> {
+        if let Err(error) = settings::note(env).await {
+            tracing::warn!(actor = NOUN, %error, "which settings changed could not be written down");
+        }
         let (now, store, notify) = (env.now(), env.store(), &env.config().notify);
         let seconds = |n: i64| TimeDelta::try_seconds(n).unwrap_or(TimeDelta::MAX);
         let on = channels::ALL.iter().filter(|channel| channel.is_on(env.config(), env.secrets()));

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::ExposeSecret as _;
 
+use super::settings;
 use crate::{
     domain::{
         alert_rule::Alert,
@@ -21,6 +22,8 @@ const BEFORE: TimeDelta = TimeDelta::minutes(30);
 /// For so many alerts of a message it is looked up, and so many changes are named.
 const EXPLAINED: usize = 5;
 const CHANGES: usize = 6;
+/// Of changed settings so many are named.
+const SETTINGS: usize = 8;
 /// Payments are looked at from this long before the alert, so many at most.
 const RISK_BEFORE: TimeDelta = TimeDelta::minutes(5);
 const PAYMENTS: i64 = 10_000;
@@ -72,6 +75,11 @@ async fn changes(env: &Env, alerts: &BTreeMap<String, Alert>, line: &Line) -> Re
     let started = env.started_at();
     if started >= from && started <= env.now() {
         changes.push((started, format!("this program (version {}) was started", env!("CARGO_PKG_VERSION"))));
+    }
+    if let Some((at, keys)) = settings::last_change(env).await?.filter(|(at, _)| *at >= from) {
+        let more = keys.len().saturating_sub(SETTINGS);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        changes.push((at, format!("settings were changed: {}{more}", keys[..keys.len().min(SETTINGS)].join(", "))));
     }
     let filter = AlertEventFilter { since: Some(from), until: Some(env.now()), ..AlertEventFilter::default() };
     for (_, event) in env.store().alert_events(&filter, 100).await? {

@@ -9,6 +9,7 @@ mod explain;
 pub mod figures;
 mod pushes;
 mod requests;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -45,6 +45,20 @@ fn killed_while_it_fires_it_tells_its_beginning_once_and_its_end_once() {
 }
 
 #[test]
+fn a_message_names_the_settings_that_were_changed_before() {
+    let recorder = Recorder::start();
+    let setup = telling(&recorder);
+    setup.write_rules("");
+    let setup = setup.start().stop();
+    setup.write_rules(&rules());
+    let daemon = setup.env("ECHOPILOT__NOTIFY__REPEAT_S", "7200").start();
+    let came = until("it is told", LONG, || recorder.came().pop());
+    let changed = came.json()["data"]["alerts"][0]["changed"].to_string();
+    assert!(changed.contains("settings were changed: alerts.toml, notify.repeat_s"), "{changed}");
+    assert_eq!(daemon.setup().count("SELECT COUNT(*) FROM journal WHERE kind = 'settings.changed'"), 1);
+}
+
+#[test]
 fn a_link_acknowledges_once_and_the_rest_is_done_over_http_and_on_the_command_line() {
     let recorder = Recorder::start();
     let daemon = telling(&recorder).start();

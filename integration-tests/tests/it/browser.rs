@@ -3,19 +3,31 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use integration_tests::{LONG, peer, python, run_to_end, until};
+use integration_tests::{LONG, always, peer, python, run_to_end, until};
+
+use serde_json::json;
 
 use crate::setup;
 
 #[test]
 fn chromium_signs_in_presses_the_three_buttons_and_opens_the_portal() {
-    let daemon = setup().start();
+    let setup = setup();
+    // Alerts with more words than fit.
+    let long = "what-is-the-matter-without-a-space-in-it ".repeat(4);
+    setup.write_rules(&["mine", "another_rule_with_quite_a_long_name_of_its_own"].map(|name| always(name, &long)).concat());
+    let daemon = setup.start();
+    daemon.task_result("production_alerts");
+    for (id, how) in daemon.setup().column("SELECT fingerprint FROM alert WHERE state = 'firing'").iter().zip(["ack", "snooze"]) {
+        daemon.post(&format!("/api/alerts/{id}/{how}"), &json!({})).ok();
+    }
+    let silence = json!({"matchers": ["alertname=another_rule_with_quite_a_long_name_of_its_own"], "reason": long, "duration_s": 3600});
+    daemon.post("/api/silences", &silence).ok();
     let mut client = python();
     client.arg(peer("story.py")).arg(daemon.sandbox()).args(["pay", "browser@example.com", "4200", "A line <script>alert(1)</script>"]);
     let paid = run_to_end(client, LONG).json(0);
     daemon.settle();
     until("the payment to be in the ledger", LONG, || (daemon.setup().count("SELECT COUNT(*) FROM ledger") > 0).then_some(()));
-    daemon.chaos(&serde_json::json!({"ghost_balance_transaction": 1})); // something to be decided about
+    daemon.chaos(&json!({"ghost_balance_transaction": 1})); // something to be decided about
     for _ in 0..5 {
         daemon.advance(86_400);
     }
