@@ -445,6 +445,15 @@ class Run:
         for text in ("undefined", "NaN", "[object", "Loading"):
             expect(self.page.locator("#main")).not_to_contain_text(text)
 
+    def sends_a_test_message(self):
+        self.page.goto(self.base + "/alerts")
+        channels = self.page.locator("#channels")
+        for text in ("1 on", "nothing was sent yet", "it needs SLACK_WEBHOOK_URL"):
+            expect(channels).to_contain_text(text)
+        self.page.get_by_role("button", name="Send a test over webhook").click()
+        expect(self.page.locator("#note")).to_contain_text("It was taken: look whether it arrived over webhook.")
+        expect(channels).to_contain_text("last taken")
+
     def releases_a_part_that_was_put_aside(self):
         # Nothing breaks a part here: the answer is what the supervisor says of one, and the button's request is what is judged.
         answer = self.page.evaluate("fetch('/api/supervisor/status').then(r => r.json())")
@@ -580,7 +589,7 @@ class Run:
                   self.shows_the_backups, self.backs_up_now_and_shows_how_far_it_is, self.verifies_an_archive, self.browses_an_archive_and_downloads_one_file,
                   self.shows_what_is_wrong_with_a_backup,
                   self.shows_the_tasks, self.runs_a_task_from_the_table, self.pauses_and_resumes_a_task, self.shows_one_task_with_its_runs,
-                  self.makes_up_for_the_past_after_a_preview, self.cancels_a_run_and_shows_its_failed_attempts, self.shows_the_parts, self.releases_a_part_that_was_put_aside,
+                  self.makes_up_for_the_past_after_a_preview, self.cancels_a_run_and_shows_its_failed_attempts, self.shows_the_parts, self.releases_a_part_that_was_put_aside, self.sends_a_test_message,
                   self.pages_look_right_in_light_dark_and_on_a_phone, self.says_when_the_daemon_does_not_answer, self.is_quiet,
                   self.signs_out, self.asks_for_the_key_on_every_page]
         if self.portal:

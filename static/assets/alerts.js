@@ -1,4 +1,5 @@
-// Alerts: what is wrong with its effects below it, who looks after it, what people were told; acknowledging, snoozing, silencing.
+// Alerts: what is wrong with its effects below it, who looks after it, what people were told; acknowledging, snoozing, silencing;
+// the channels, each with a test.
 import { get, post } from "./api.js";
 import { busy, byId, el, fill, pill, setPill, time } from "./dom.js";
 import { words } from "./format.js";
@@ -119,6 +120,34 @@ function showSilences(answer) {
     el("p", {}, `${s.reason} (${s.author}), until `, time(s.ended_at ?? s.ends_at)))) : el("li.muted", {}, "Nothing is silenced."));
 }
 
+function channelText(channel) {
+  if (!channel.on) return `Off; it needs ${channel.missing.join(", ")}.`;
+  const counts = [channel.queued && `${channel.queued} wait`, channel.dead && `${channel.dead} were given up`].filter(Boolean).join(", ");
+  return [`Told from ${channel.min_severity} up`, channel.last_success_at ? [", last taken ", time(channel.last_success_at)] : ", nothing was sent yet", counts ? `; ${counts}` : "", "."];
+}
+
+function showChannels(answer) {
+  const on = answer.channels.filter((c) => c.on);
+  const fails = (c) => c.dead > 0 || (c.last_error_at && !(Date.parse(c.last_success_at) > Date.parse(c.last_error_at)));
+  setPill(byId("channels"), on.length ? `${on.length} on` : "All are off", on.some(fails) ? "bad" : on.length ? "ok" : "warn");
+  const inOrder = [...on, ...answer.channels.filter((c) => !c.on)];
+  fill(body("channels"), answer.channels, () => inOrder.map((c) => el("li", {},
+    el("div.row", {}, el("b", {}, words(c.name)), pill(c.on ? (fails(c) ? "Fails" : "On") : "Off", c.on ? (fails(c) ? "bad" : "ok") : ""),
+      c.on ? button("Send a test", `over ${c.name}`, () => tryOut(c)) : el("span")),
+    el("p", {}, channelText(c)),
+    c.on && c.last_error && fails(c) ? el("p.text-bad", {}, `Last error: ${c.last_error}`) : null)));
+}
+
+async function tryOut(channel) {
+  try {
+    const answer = await post(`/api/channels/${channel.name}/test`);
+    tell(answer.ok ? `It was taken: look whether it arrived over ${channel.name}.` : `Not taken: ${answer.error}`, !answer.ok);
+  } catch (error) {
+    tell(error.message, true);
+  }
+  await refresh();
+}
+
 function showHistory(answer) {
   if (events.length <= answer.events.length) {
     events = answer.events;
@@ -227,5 +256,6 @@ byId("state").addEventListener("change", () => refresh());
 const refresh = watch([
   { path: () => `/api/alerts?limit=100&state=${byId("state").value}`, sections: ["alerts"], show: showAlerts },
   { path: "/api/silences?limit=100", sections: ["silences"], show: showSilences },
+  { path: "/api/channels", sections: ["channels"], show: showChannels },
   { path: "/api/alerts/history?limit=20", sections: ["history"], show: showHistory },
 ]);

@@ -34,7 +34,7 @@ const UNWRITTEN: usize = 5000;
 const TIDY_EVERY: TimeDelta = TimeDelta::hours(6);
 
 /// How long a look waits for the database, and how long if it waited in vain before. What it does not wait for goes on by itself.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
 const IMPATIENT: Duration = Duration::from_millis(100);
 
 /// A commit on its way, and whether somebody waited for it in vain.

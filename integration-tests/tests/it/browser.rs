@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use integration_tests::{LONG, always, peer, python, run_to_end, until};
+use integration_tests::{LONG, Recorder, always, peer, python, run_to_end, until};
 
 use serde_json::json;
 
@@ -11,7 +11,8 @@ use crate::setup;
 
 #[test]
 fn chromium_signs_in_presses_the_three_buttons_and_opens_the_portal() {
-    let setup = setup();
+    let recorder = Recorder::start();
+    let setup = setup().telling(&recorder, "critical");
     // Alerts with more words than fit.
     let long = "what-is-the-matter-without-a-space-in-it ".repeat(4);
     setup.write_rules(&["mine", "another_rule_with_quite_a_long_name_of_its_own"].map(|name| always(name, &long)).concat());
@@ -45,5 +46,6 @@ fn chromium_signs_in_presses_the_three_buttons_and_opens_the_portal() {
     output.expect(0);
     let shots: Vec<_> = integration_tests::names(&out).into_iter().filter(|path| path.extension().is_some_and(|e| e == "png")).collect();
     assert!(shots.len() >= 3, "there are screenshots to look at: {shots:?}");
+    assert_eq!(recorder.came().iter().filter(|came| came.json()["data"]["kind"] == "test").count(), 1, "the test button sent one message");
     assert!(paid["invoice"].is_string());
 }
