@@ -8,6 +8,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde_json::Value as Json;
 
+/// Items of a page that the API gives at most.
+const PAGE: usize = 100;
 const CONNECT: Duration = Duration::from_secs(3);
 /// A backup's answer waits up to 30 seconds on the daemon's side.
 const TOTAL: Duration = Duration::from_secs(40);
@@ -37,6 +39,21 @@ impl Client {
 
     pub(crate) async fn get(&self, path: &str) -> Result<Json> {
         self.call(Method::GET, path, None).await
+    }
+
+    /// A list page by page, up to `most` items: the first answer, with all of them as its `member`. `path` has a query.
+    pub(crate) async fn all(&self, path: &str, member: &str, most: usize) -> Result<Json> {
+        let mut answer = self.get(&format!("{path}&limit={}", most.clamp(1, PAGE))).await?;
+        let mut items = answer[member].as_array_mut().map(std::mem::take).unwrap_or_default();
+        while let Some(after) = answer["next"].take().as_str().filter(|_| items.len() < most) {
+            let limit = (most - items.len()).min(PAGE);
+            let mut page = self.get(&format!("{path}&limit={limit}&after={}", segment(after))).await?;
+            items.extend(page[member].as_array_mut().map(std::mem::take).unwrap_or_default());
+            answer["next"] = page["next"].take();
+        }
+        answer["count"] = items.len().into();
+        answer[member] = items.into();
+        Ok(answer)
     }
 
     pub(crate) async fn post(&self, path: &str, body: Option<&Json>) -> Result<Json> {

@@ -448,7 +448,7 @@ class Run:
     def sends_a_test_message(self):
         self.page.goto(self.base + "/alerts")
         channels = self.page.locator("#channels")
-        for text in ("1 on", "nothing was sent yet", "it needs SLACK_WEBHOOK_URL"):
+        for text in ("1 on", "nothing was sent yet", "It needs SLACK_WEBHOOK_URL"):
             expect(channels).to_contain_text(text)
         self.page.get_by_role("button", name="Send a test over webhook").click()
         expect(self.page.locator("#note")).to_contain_text("It was taken: look whether it arrived over webhook.")
@@ -477,6 +477,8 @@ class Run:
         for name, path in (("money", "/money"), ("alerts", "/alerts"), ("levels", "/levels"), ("backups", "/backups"), ("tasks", "/tasks"), ("task", "/tasks/heartbeat"), ("parts", "/parts"), ("incidents", "/incidents")):
             self.page.goto(self.base + path)
             expect(self.page.locator("#health-text")).to_have_text("Healthy")
+            for text in ("undefined", "NaN", "[object"):
+                expect(self.page.locator("#main")).not_to_contain_text(text)
             if name == "backups":
                 self.page.get_by_role("button", name=re.compile("^Contents: ")).first.click()
                 self.page.locator("#browser").get_by_role("button", name="logs/", exact=True).click()

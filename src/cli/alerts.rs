@@ -104,7 +104,7 @@ async fn answer(door: &Door, command: &Command) -> Result<Json> {
             let alert = |id: &str, verb: &str| format!("/api/alerts/{}/{verb}", segment(id));
             match command {
                 Command::List { state, severity } => {
-                    client.get(&format!("/api/alerts?limit=100&state={}&severity={}", segment(state), segment(severity))).await
+                    client.all(&format!("/api/alerts?state={}&severity={}", segment(state), segment(severity)), "alerts", usize::MAX).await
                 }
                 Command::Show { id } => client.get(&format!("/api/alerts/{}", segment(id))).await,
                 Command::Ack { id, note } => client.post(&alert(id, "ack"), Some(&json!({"note": note}))).await,
@@ -114,7 +114,7 @@ async fn answer(door: &Door, command: &Command) -> Result<Json> {
                     let since = segment(&rfc3339(*since));
                     client.get(&format!("/api/alerts/history?since={since}&name={}&limit={limit}", segment(name))).await
                 }
-                Command::Silences => client.get("/api/silences?limit=100").await,
+                Command::Silences => client.all("/api/silences?", "silences", usize::MAX).await,
                 Command::Silence { matchers, reason, until, author } => {
                     let body = json!({"matchers": matchers, "reason": reason, "ends_at": rfc3339(*until), "author": author});
                     client.post("/api/silences", Some(&body)).await

@@ -216,17 +216,7 @@ impl Door {
     /// `{"backups":[...],"unrecorded":[...],"last_proof":{...}}`, newest first.
     pub(crate) async fn backups(&self) -> Result<Json> {
         match self {
-            Self::Daemon(client) => {
-                let mut answer = client.get("/api/backups?limit=100").await?;
-                while let Some(after) = answer["next"].as_str() {
-                    let mut page = client.get(&format!("/api/backups?limit=100&after={}", segment(after))).await?;
-                    answer["next"] = page["next"].take();
-                    let (Some(all), Some(more)) = (answer["backups"].as_array_mut(), page["backups"].as_array_mut()) else { break };
-                    all.append(more);
-                }
-                answer["count"] = answer["backups"].as_array().map_or(0, Vec::len).into();
-                Ok(answer)
-            }
+            Self::Daemon(client) => client.all("/api/backups?", "backups", usize::MAX).await,
             Self::Here(daemon) => {
                 let (backups, mut answer) = backup::listing(&daemon.env, false).await?;
                 answer["count"] = backups.len().into();

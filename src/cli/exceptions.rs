@@ -69,27 +69,18 @@ async fn answer(door: &Door, command: &Command) -> Result<Json> {
         Command::List { status, scope, kind } => {
             let status = if status == "all" { "" } else { status };
             let filter = ExceptionFilter { scope: scope.clone(), status: status.to_owned(), kind: kind.clone(), payout: String::new() };
-            let all = match door {
-                Door::Here(daemon) => exceptions::list(&daemon.env, &filter).await?,
-                Door::Daemon(client) => {
-                    let (mut all, mut after) = (Vec::new(), String::new());
-                    loop {
-                        let mut path = "/api/recon/exceptions?limit=100".to_owned();
-                        for (name, value) in [("status", status), ("scope", scope.as_str()), ("kind", kind), ("after", &after)] {
-                            if !value.is_empty() {
-                                path = format!("{path}&{name}={}", segment(value));
-                            }
-                        }
-                        let page = client.get(&path).await?;
-                        all.extend(members(&page, "exceptions").cloned());
-                        match page["next"].as_str() {
-                            Some(next) => next.clone_into(&mut after),
-                            None => break all,
-                        }
-                    }
+            match door {
+                Door::Here(daemon) => {
+                    let all = exceptions::list(&daemon.env, &filter).await?;
+                    Ok(json!({"ok": true, "count": all.len(), "exceptions": all}))
                 }
-            };
-            Ok(json!({"ok": true, "count": all.len(), "exceptions": all}))
+                Door::Daemon(client) => {
+                    let given =
+                        [("status", status), ("scope", scope.as_str()), ("kind", kind)].into_iter().filter(|(_, value)| !value.is_empty());
+                    let query: Vec<_> = given.map(|(name, value)| format!("{name}={}", segment(value))).collect();
+                    client.all(&format!("/api/recon/exceptions?{}", query.join("&")), "exceptions", usize::MAX).await
+                }
+            }
         }
         Command::Show { id } => match door {
             Door::Daemon(client) => client.get(&format!("/api/recon/exceptions/{}", segment(id))).await,

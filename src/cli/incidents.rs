@@ -52,7 +52,7 @@ async fn answer(door: &Door, command: &Command) -> Result<Json> {
         Command::List { state, limit } => {
             let state = if state == "all" { "" } else { state };
             match door {
-                Door::Daemon(client) => all(client, state, *limit).await,
+                Door::Daemon(client) => client.all(&format!("/api/incidents?state={}", segment(state)), "incidents", *limit).await,
                 Door::Here(daemon) => {
                     let (found, _) = incidents::list(&daemon.env, state, "", *limit).await?;
                     Ok(json!({"ok": true, "count": found.len(), "incidents": found}))
@@ -72,22 +72,6 @@ async fn answer(door: &Door, command: &Command) -> Result<Json> {
             Door::Here(daemon) => Ok(json!({"ok": true, "incident": incidents::close(&daemon.env, id, ASKED_BY, reason).await?})),
         },
     }
-}
-
-/// Page by page, as many as are wanted.
-async fn all(client: &crate::client::Client, state: &str, limit: usize) -> Result<Json> {
-    let (mut found, mut after) = (Vec::new(), String::new());
-    while found.len() < limit {
-        let page = client
-            .get(&format!("/api/incidents?limit={}&state={}&after={}", (limit - found.len()).min(100), segment(state), segment(&after)))
-            .await?;
-        found.extend(members(&page, "incidents").cloned());
-        match page["next"].as_str() {
-            Some(next) => next.clone_into(&mut after),
-            None => break,
-        }
-    }
-    Ok(json!({"ok": true, "count": found.len(), "incidents": found}))
 }
 
 fn list(answer: &Json) -> String {

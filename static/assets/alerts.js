@@ -121,9 +121,10 @@ function showSilences(answer) {
 }
 
 function channelText(channel) {
-  if (!channel.on) return `Off; it needs ${channel.missing.join(", ")}.`;
+  if (!channel.on) return [`It needs ${channel.missing.join(", ")}.`];
   const counts = [channel.queued && `${channel.queued} wait`, channel.dead && `${channel.dead} were given up`].filter(Boolean).join(", ");
-  return [`Told from ${channel.min_severity} up`, channel.last_success_at ? [", last taken ", time(channel.last_success_at)] : ", nothing was sent yet", counts ? `; ${counts}` : "", "."];
+  const last = channel.last_success_at ? [", last taken ", time(channel.last_success_at)] : [", nothing was sent yet"];
+  return [`Told from ${channel.min_severity} up`, ...last, counts ? `; ${counts}.` : "."];
 }
 
 function showChannels(answer) {
@@ -134,7 +135,7 @@ function showChannels(answer) {
   fill(body("channels"), answer.channels, () => inOrder.map((c) => el("li", {},
     el("div.row", {}, el("b", {}, words(c.name)), pill(c.on ? (fails(c) ? "Fails" : "On") : "Off", c.on ? (fails(c) ? "bad" : "ok") : ""),
       c.on ? button("Send a test", `over ${c.name}`, () => tryOut(c)) : el("span")),
-    el("p", {}, channelText(c)),
+    el("p", {}, ...channelText(c)),
     c.on && c.last_error && fails(c) ? el("p.text-bad", {}, `Last error: ${c.last_error}`) : null)));
 }
 
