@@ -19,6 +19,11 @@ impl Setup {
         std::fs::write(self.configs("alerts.toml"), rules).expect("written");
     }
 
+    /// Messages that were sent and are written down as such.
+    pub fn messages_sent(&self) -> i64 {
+        self.count("SELECT COUNT(*) FROM notification WHERE state = 'sent'")
+    }
+
     /// Scheduled runs, and alerts that are looked at and told within a second.
     #[must_use]
     pub fn watchful(self) -> Self {

@@ -1,9 +1,13 @@
 //! Whoever takes our messages: an HTTP server on loopback that keeps every request and answers as the test says.
 
 use std::{
+    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde_json::Value as Json;
@@ -69,12 +73,23 @@ impl Recorder {
         Self { address, came }
     }
 
+    /// Takes everything while `open`, and else fails.
+    pub fn while_open(open: &Arc<AtomicBool>) -> Self {
+        let open = open.clone();
+        Self::answering(move |_, _| if open.load(Ordering::SeqCst) { Reply::Take } else { Reply::Status("500 Internal Server Error", "") })
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     pub fn came(&self) -> Vec<Came> {
         self.came.lock().expect("unlocked").clone()
+    }
+
+    /// The ids of the messages, each once.
+    pub fn ids(&self) -> BTreeSet<String> {
+        self.came().iter().map(|came| came.header("webhook-id").to_owned()).collect()
     }
 
     /// How many were taken.

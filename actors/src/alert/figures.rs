@@ -25,8 +25,6 @@ const STUCK_S: i64 = 3600;
 /// How far back the disk's pace is looked at, and how much of it is needed to say anything.
 const PACE: TimeDelta = TimeDelta::hours(6);
 const PACE_MIN: TimeDelta = TimeDelta::hours(1);
-/// The figure of failed calls to the provider.
-const PROVIDER: &str = "provider_failed_in_a_row";
 /// How long the database may take for a simple question.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What was verified of the journal, in `meta`.
@@ -46,11 +44,6 @@ impl Measured {
         let mut checks = judge(env.config().rules.rules(), &self.samples);
         checks.extend(self.raised.iter().cloned());
         checks
-    }
-
-    /// Whether the last call to the provider failed.
-    pub fn provider_fails(&self) -> bool {
-        self.samples.iter().any(|sample| sample.figure == PROVIDER && sample.value.is_some_and(|failed| failed > 0.0))
     }
 
     fn take(&mut self, name: &str, system: &'static str, measured: Result<Vec<Sample>>) {
@@ -167,7 +160,7 @@ fn provider(env: &Env) -> Sample {
         Some(0) => "the provider answers".to_owned(),
         Some(n) => format!("the last {n} calls to the provider failed"),
     };
-    Sample::new(PROVIDER, failed.map(|n| n as f64)).words(words)
+    Sample::new("provider_failed_in_a_row", failed.map(|n| n as f64)).words(words)
 }
 
 fn oldest_webhook(waiting: i64, oldest: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Sample {

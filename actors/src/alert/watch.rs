@@ -18,13 +18,14 @@ pub(super) async fn run(env: Env) {
     let mut asked: Option<JoinHandle<()>> = None;
     loop {
         ticks.tick().await;
-        let measured = figures::at_once(&env).await;
+        let checks = figures::at_once(&env).await.checks(&env);
         // A call that failed says little while no other follows: another tells a moment from an outage.
-        if measured.provider_fails() && asked.as_ref().is_none_or(JoinHandle::is_finished) {
+        let fails = env.meter().failed_in_a_row("provider").is_some_and(|failed| failed > 0);
+        if fails && asked.as_ref().is_none_or(JoinHandle::is_finished) {
             let env = env.clone();
             asked = Some(tokio::spawn(async move { drop(env.provider().now().await) })); // its outcome is counted like that of any call
         }
-        match evaluate(&env, measured.checks(&env)).await {
+        match evaluate(&env, checks).await {
             Ok(_) => complained = false,
             Err(error) if !complained => {
                 complained = true;

@@ -41,10 +41,7 @@ struct Job {
 }
 
 pub struct Sqlite {
-    file: Identity,
-    failing: Arc<AtomicBool>,
-    /// When the group that is being written was begun.
-    writing: Arc<Mutex<Option<Instant>>>,
+    health: Arc<Health>,
     sender: Mutex<Option<mpsc::Sender<Job>>>,
     readers: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<tokio::sync::Semaphore>,
@@ -54,7 +51,7 @@ pub struct Sqlite {
 
 impl std::fmt::Debug for Sqlite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sqlite").field("path", &self.file.path).finish_non_exhaustive()
+        f.debug_struct("Sqlite").field("path", &self.health.file.path).finish_non_exhaustive()
     }
 }
 
@@ -65,22 +62,19 @@ impl Sqlite {
     pub fn open(path: &Path, migrations: &'static [&'static str], writer: Option<&str>) -> Result<Self> {
         let connection = open_writer(path, migrations).map_err(|e| e.context(format!("cannot open the database {}", path.display())))?;
         let chain = writer.map(|w| Chain::load(&connection, w)).transpose()?;
-        let file = Identity::of(path)?;
+        let health = Arc::new(Health { file: Identity::of(path)?, failing: AtomicBool::new(false), writing: Mutex::new(None) });
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let (waiting, failing) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let writing = Arc::new(Mutex::new(None));
+        let waiting = Arc::new(AtomicUsize::new(0));
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn({
-                let (waiting, failing, writing, file) = (waiting.clone(), failing.clone(), writing.clone(), file.clone());
-                move || run_writer(connection, chain, receiver, &waiting, &Health { file, failing, writing })
+                let (waiting, health) = (waiting.clone(), health.clone());
+                move || run_writer(connection, chain, receiver, &waiting, &health)
             })
             .map_err(Error::from)?;
         let readers = (0..READERS).map(|_| open_reader(path)).collect::<Result<Vec<_>>>()?;
         Ok(Self {
-            file,
-            failing,
-            writing,
+            health,
             sender: Mutex::new(Some(sender)),
             readers: Arc::new(Mutex::new(readers)),
             permits: Arc::new(tokio::sync::Semaphore::new(READERS)),
@@ -138,11 +132,11 @@ impl Engine for Sqlite {
     }
 
     fn copy_to(&self, target: PathBuf) -> Pending<'_, ()> {
-        let (readers, file) = (self.readers.clone(), self.file.clone());
+        let (readers, health) = (self.readers.clone(), self.health.clone());
         Box::pin(async move {
             let permit = self.permits.clone().acquire_owned().await.map_err(|_| closed())?;
             tokio::task::spawn_blocking(move || {
-                file.check()?;
+                health.file.check()?;
                 // Over a connection that is open already: it reads the very database that is written, whatever lies at the path.
                 let from = lock(&readers).pop().ok_or_else(closed)?;
                 let copied = copy(&from, &target);
@@ -156,15 +150,15 @@ impl Engine for Sqlite {
     }
 
     fn check(&self) -> Result<()> {
-        self.file.check()?;
-        match lock(&self.writing).map(|since| since.elapsed()).filter(|long| *long > HANGS) {
+        self.health.file.check()?;
+        match lock(&self.health.writing).map(|since| since.elapsed()).filter(|long| *long > HANGS) {
             Some(long) => Err(Error::unavailable("store_unavailable", format!("database: a write hangs for {} s", long.as_secs()))),
             None => Ok(()),
         }
     }
 
     fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
+        self.health.failing.load(Ordering::Relaxed)
     }
 
     fn depth(&self) -> usize {
@@ -215,11 +209,13 @@ fn copy(from: &Connection, target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How the writer does, for whoever asks.
 struct Health {
     file: Identity,
     /// Whether the last group could not be written.
-    failing: Arc<AtomicBool>,
-    writing: Arc<Mutex<Option<Instant>>>,
+    failing: AtomicBool,
+    /// When the group that is being written was begun.
+    writing: Mutex<Option<Instant>>,
 }
 
 fn run_writer(

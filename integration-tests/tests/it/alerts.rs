@@ -17,15 +17,11 @@ fn telling(recorder: &Recorder) -> Setup {
     setup
 }
 
-fn sent(setup: &Setup) -> i64 {
-    setup.count("SELECT COUNT(*) FROM notification WHERE state = 'sent'")
-}
-
 #[test]
 fn killed_while_it_fires_it_tells_its_beginning_once_and_its_end_once() {
     let recorder = Recorder::start();
     let daemon = telling(&recorder).start();
-    until("it is told", LONG, || (sent(daemon.setup()) == 1).then_some(()));
+    until("it is told", LONG, || (daemon.setup().messages_sent() == 1).then_some(()));
     let mut setup = daemon.kill9();
     for _ in 0..3 {
         let daemon = setup.start();
@@ -35,10 +31,10 @@ fn killed_while_it_fires_it_tells_its_beginning_once_and_its_end_once() {
         });
         setup = daemon.kill9();
     }
-    assert_eq!((recorder.came().len(), sent(&setup)), (1, 1), "told once: {:?}", recorder.came());
+    assert_eq!((recorder.came().len(), setup.messages_sent()), (1, 1), "told once: {:?}", recorder.came());
     setup.write_rules(&format!("{}off = true\n", rules()));
     let daemon = setup.start();
-    until("its end is told", LONG, || (sent(daemon.setup()) == 2).then_some(()));
+    until("its end is told", LONG, || (daemon.setup().messages_sent() == 2).then_some(()));
     let got = recorder.came();
     let ids: std::collections::BTreeSet<String> = got.iter().map(|m| m.json()["data"]["id"].to_string()).collect();
     assert_eq!((got.len(), ids.len()), (2, 2), "{got:?}");
@@ -62,7 +58,7 @@ fn a_message_names_the_settings_that_were_changed_before() {
 fn a_link_acknowledges_once_and_the_rest_is_done_over_http_and_on_the_command_line() {
     let recorder = Recorder::start();
     let daemon = telling(&recorder).start();
-    until("it is told", LONG, || (sent(daemon.setup()) == 1).then_some(()));
+    until("it is told", LONG, || (daemon.setup().messages_sent() == 1).then_some(()));
     let id = daemon.get("/api/alerts?state=firing&severity=critical").ok()["alerts"][0]["id"].as_str().expect("an id").to_owned();
     let shown = daemon.get(&format!("/api/alerts/{id}")).ok();
     assert_eq!(shown["deliveries"][0]["attempts"][0]["ok"], true, "{shown}");

@@ -1,10 +1,16 @@
 //! Channels and pushes from outside: the signed webhook is verified by the official library of its specification, and jobs report as they
 //! do to healthchecks.io.
 
-use integration_tests::{ALERT_SECRET, LONG, Recorder, fed, peer, python, until};
+use integration_tests::{ALERT_SECRET, LONG, Recorder, TestDaemon, fed, peer, python, until};
 use serde_json::json;
 
 use crate::setup;
+
+/// Where a job reports, as the administrator sees it.
+pub(crate) fn ping_path(daemon: &TestDaemon, name: &str) -> String {
+    let url = daemon.get(&format!("/api/pushes/{name}")).ok()["push"]["ping_url"].as_str().expect("the administrator sees it").to_owned();
+    url.split_once("//").and_then(|(_, rest)| rest.find('/').map(|i| rest[i..].to_owned())).expect("an address")
+}
 
 #[test]
 fn the_webhooks_signature_is_that_of_the_standard_webhooks_library() {
@@ -53,8 +59,7 @@ fn a_job_reports_as_to_healthchecks() {
         .env("ECHOPILOT__OBJECTIVES__NIGHTLY__SERVICE", "push:nightly")
         .env("ECHOPILOT__OBJECTIVES__NIGHTLY__TARGET", "0.9")
         .start();
-    let url = daemon.get("/api/pushes/nightly").ok()["push"]["ping_url"].as_str().expect("the administrator sees it").to_owned();
-    let path = url.split_once("//").and_then(|(_, rest)| rest.find('/').map(|i| rest[i..].to_owned())).expect("an address");
+    let path = ping_path(&daemon, "nightly");
     let ping = |method: &str, end: &str, body: &[u8]| daemon.request(method, &format!("{path}{end}"), &[], body);
     let started = ping("GET", "/start?rid=123e4567-e89b-12d3-a456-426614174000", b"");
     assert_eq!((started.status, &*started.text()), (200, "OK"));

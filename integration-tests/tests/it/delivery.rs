@@ -1,12 +1,9 @@
 //! Delivery from outside: whoever takes our messages is busy, fails or hangs up first, and the daemon is killed while they wait. Every
 //! message arrives, within the limits of who takes it, and under one id.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use integration_tests::{Came, LONG, Recorder, Reply, Setup, always, until};
@@ -32,10 +29,6 @@ fn difficult(path: &str, before: usize) -> Reply {
     }
 }
 
-fn ids(came: &[Came]) -> BTreeSet<String> {
-    came.iter().map(|c| c.header("webhook-id").to_owned()).collect()
-}
-
 #[test]
 fn whoever_is_busy_fails_or_hangs_up_gets_the_message_all_the_same_and_within_its_limits() {
     let recorder = Recorder::answering(difficult);
@@ -54,9 +47,7 @@ fn whoever_is_busy_fails_or_hangs_up_gets_the_message_all_the_same_and_within_it
     }
     let daemon = setup.start();
     until("all four took it", LONG, || (recorder.taken() >= 4).then_some(()));
-    until("it is written down", LONG, || {
-        (daemon.setup().count("SELECT COUNT(*) FROM notification WHERE state = 'sent'") == 4).then_some(())
-    });
+    until("it is written down", LONG, || (daemon.setup().messages_sent() == 4).then_some(()));
     let came = recorder.came();
     assert_eq!(came.len(), 16, "four times each: {:?}", came.iter().map(|c| &c.path).collect::<Vec<_>>());
     let took = |part: &str| came.iter().find(|c| c.taken && c.path.contains(part)).map_or_else(|| panic!("{part}"), Came::json);
@@ -81,20 +72,14 @@ fn whoever_is_busy_fails_or_hangs_up_gets_the_message_all_the_same_and_within_it
 #[test]
 fn what_waits_while_the_daemon_is_killed_arrives_once_under_the_id_it_had() {
     let open = Arc::new(AtomicBool::new(false));
-    let opened = open.clone();
-    let recorder =
-        Recorder::answering(
-            move |_, _| {
-                if opened.load(Ordering::SeqCst) { Reply::Take } else { Reply::Status("500 Internal Server Error", "") }
-            },
-        );
+    let recorder = Recorder::while_open(&open);
     let daemon = firing(1).telling(&recorder, "critical").start();
     until("it was tried", LONG, || (recorder.came().len() >= 2).then_some(()));
     let setup = daemon.kill9();
     open.store(true, Ordering::SeqCst);
     let daemon = setup.start();
-    until("it is sent", LONG, || (daemon.setup().count("SELECT COUNT(*) FROM notification WHERE state = 'sent'") == 1).then_some(()));
-    assert_eq!((ids(&recorder.came()).len(), recorder.taken()), (1, 1), "{:?}", recorder.came());
+    until("it is sent", LONG, || (daemon.setup().messages_sent() == 1).then_some(()));
+    assert_eq!((recorder.ids().len(), recorder.taken()), (1, 1), "{:?}", recorder.came());
 }
 
 #[test]
@@ -109,11 +94,11 @@ fn a_daemon_that_is_killed_while_it_sends_sends_the_same_message_again() {
     let daemon = firing(1).telling(&recorder, "critical").start();
     until("it is being sent", LONG, || (recorder.came().len() == 1).then_some(()));
     let setup = daemon.kill9();
-    assert_eq!(setup.count("SELECT COUNT(*) FROM notification WHERE state = 'sent'"), 0);
+    assert_eq!(setup.messages_sent(), 0);
     killed.store(true, Ordering::SeqCst);
     let daemon = setup.start();
-    until("it is sent", LONG, || (daemon.setup().count("SELECT COUNT(*) FROM notification WHERE state = 'sent'") == 1).then_some(()));
+    until("it is sent", LONG, || (daemon.setup().messages_sent() == 1).then_some(()));
     let came = recorder.came();
-    assert_eq!((came.len(), ids(&came).len()), (2, 1), "the receiver knows it again by its id: {came:?}");
+    assert_eq!((came.len(), recorder.ids().len()), (2, 1), "the receiver knows it again by its id: {came:?}");
     assert_eq!(came[0].json(), came[1].json());
 }

@@ -3,13 +3,9 @@
 use std::net::TcpListener;
 
 use integration_tests::{LONG, Recorder, SHORT, Serving, Setup, TestDaemon, command, faketime, run_to_end, until};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
-use crate::setup;
-
-fn firing(daemon: &TestDaemon, name: &str) -> Option<Json> {
-    daemon.get("/api/alerts?state=firing").ok()["alerts"].as_array().into_iter().flatten().find(|a| a["name"] == name).cloned()
-}
+use crate::{backup::firing, channels::ping_path, setup};
 
 /// A certificate for this machine, made 30 days ago, that ends in so many days; and its key.
 fn made(setup: &Setup, days: i64) -> (String, String) {
@@ -70,8 +66,7 @@ fn a_certificate_that_has_ended_says_when() {
 #[test]
 fn a_job_that_says_it_failed_is_an_alert_until_it_is_well_again() {
     let daemon = setup().schedule().env("ECHOPILOT__PUSHES__NIGHTLY__EVERY_S", "3600").start();
-    let url = daemon.get("/api/pushes/nightly").ok()["push"]["ping_url"].as_str().expect("the administrator sees it").to_owned();
-    let path = url.split_once("//").and_then(|(_, rest)| rest.find('/').map(|i| rest[i..].to_owned())).expect("an address");
+    let path = ping_path(&daemon, "nightly");
     assert_eq!(daemon.request("GET", &format!("{path}/fail"), &[], b"").status, 200);
     until("it is told", LONG, || firing(&daemon, "push"));
     assert_eq!(daemon.request("GET", &path, &[], b"").status, 200);
