@@ -196,10 +196,13 @@ fn unique(movements: &[Movement]) -> Vec<&Movement> {
     super::book::unique(movements, |m| &m.id).into_values().collect()
 }
 
-/// The anchor moves up to the window's start, but never past a row that is not settled.
+/// The anchor moves past the last row before the window, but never past one that is not settled. Where nothing happened it stays, so that
+/// the same data looked at a second later are the same input.
 fn next(input: &Input, movements: &[&Movement], oldest: Option<i64>) -> Anchor {
     let mut next = input.anchor.clone();
-    next.through = input.window_from.min(oldest.unwrap_or(i64::MAX)).max(next.through);
+    let end = input.window_from.min(oldest.unwrap_or(i64::MAX));
+    let rows = movements.iter().map(|m| m.created).chain(input.ledger.iter().map(|e| e.at));
+    next.through = rows.filter(|at| *at < end).max().map_or(next.through, |last| next.through.max(last + 1));
     for m in movements.iter().filter(|m| (input.anchor.through..next.through).contains(&m.created)) {
         add(&mut next.fees, &m.currency, -fee(m));
         if let Some((shown, currency)) = &m.presentment {
