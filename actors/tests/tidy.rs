@@ -10,10 +10,7 @@ use std::{
 
 /// A file may ship more lines than this only if it is listed with its reason.
 const FILE_LINES: usize = 400;
-const LONG_FILES: &[(&str, &str)] = &[
-    ("actors/src/supervisor.rs", "one state machine; splitting it would hide the order of its steps"),
-    ("actors/src/config.rs", "settings and secrets belong together: a key is added in one place"),
-];
+const LONG_FILES: &[(&str, &str)] = &[("actors/src/supervisor.rs", "one state machine; splitting it would hide the order of its steps")];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above the package").to_owned()
@@ -65,7 +62,7 @@ fn arrows_point_down() {
             "actors/src/domain/",
             &["async fn", "tokio::", "ractor", "warp::", "reqwest", "rusqlite", "std::fs", "Utc::now", "crate::env", "crate::store"],
         ),
-        ("actors/src/config.rs", &["ractor", "warp::"]),
+        ("actors/src/config", &["ractor", "warp::"]),
         ("actors/src/error.rs", &["ractor", "warp::"]),
         ("actors/src/env.rs", &["ractor", "warp::"]),
         ("actors/src/store/", &["ractor", "warp::", "reqwest"]),
