@@ -170,6 +170,9 @@ fn list(answer: &Json) -> String {
             if !a["effect_of"].is_null() {
                 how.push_str(", follows from another");
             }
+            if !a["waits_for"].is_null() {
+                how.push_str(", waits for another");
+            }
             vec![state(&text(a, "severity")), text(a, "id"), text(a, "name"), how, text(a, "since"), text(a, "reason")]
         })
         .collect();

@@ -27,8 +27,15 @@ function quietness(alert) {
     alert.acknowledged && `Acknowledged by ${alert.acknowledged.by}${alert.acknowledged.note ? `: ${alert.acknowledged.note}` : ""}`,
     alert.silenced_by.length && "Silenced",
     alert.maintenance && `Maintenance: ${alert.maintenance}`,
+    alert.waits_for && `Not told yet: waits for ${nameOf(alert.waits_for)}`,
     alert.flapping && "Comes and goes",
   ].filter(Boolean);
+}
+
+// What it waits for is suspected to be its cause, or was it until a moment ago; that need not be among what is shown.
+function nameOf(id) {
+  const other = alerts.find((a) => a.id === id);
+  return other ? `${words(other.name)}${other.state === "resolved" ? ", which is over" : ""}` : "its cause, which is over";
 }
 
 function row(alert, isEffect) {

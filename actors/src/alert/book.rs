@@ -233,7 +233,7 @@ impl Book {
         for (fingerprint, new) in quiet {
             let Some(alert) = self.alerts.get(fingerprint).cloned() else { continue };
             let old = self.quiet.get(fingerprint).cloned().unwrap_or_default();
-            match (&old.effect_of, &new.effect_of) {
+            match (old.cause(), new.cause()) {
                 (None, Some(cause)) => self.happened(&alert, "inhibited", None, json!({"by": cause}), now),
                 (Some(cause), None) => self.happened(&alert, "uninhibited", None, json!({"by": cause}), now),
                 _ => {}

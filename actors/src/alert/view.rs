@@ -30,6 +30,7 @@ pub(super) fn whole(alert: &Alert, quiet: &Quiet, effects: &[&str], catalogue: &
         "episode": alert.id(), "labels": alert.labels, "until": alert.until.map(rfc3339), "last_change": rfc3339(alert.last_change),
         "acknowledged": acknowledged, "snoozed_until": alert.snoozed_until.map(rfc3339), "last_good": last_good, "flapping": alert.flapping,
         "fire_count": alert.fire_count, "component": catalogue.component(&alert.name, &alert.system), "effect_of": quiet.effect_of,
+        "waits_for": quiet.waits_for,
         "effects": effects, "silenced_by": quiet.silenced_by, "maintenance": quiet.maintenance, "what": text(|r| &r.what),
         "owner": text(|r| &r.owner), "runbook": text(|r| &r.runbook), "task": rule.and_then(|r| r.task.as_deref()),
     });

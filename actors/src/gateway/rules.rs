@@ -40,7 +40,7 @@ fn view(rule: &Rule, causes: &[&str]) -> Json {
         "name": rule.name, "system": rule.system, "component": rule.component, "causes": causes, "severity": rule.severity,
         "figure": rule.figure, "unit": rule.unit, "above": limit(rule.above.as_ref()), "below": limit(rule.below.as_ref()),
         "at_least": limit(rule.at_least.as_ref()), "critical_above": limit(rule.critical_above.as_ref()),
-        "critical_below": limit(rule.critical_below.as_ref()), "for_s": rule.for_s, "fire_after": rule.fire_after,
+        "critical_below": limit(rule.critical_below.as_ref()), "for_s": rule.for_s, "aftermath_s": rule.aftermath_s, "fire_after": rule.fire_after,
         "resolve_after": rule.resolve_after, "what": rule.what, "owner": rule.owner, "runbook": rule.runbook, "task": rule.task,
     })
 }

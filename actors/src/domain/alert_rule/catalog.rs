@@ -77,6 +77,8 @@ pub struct Rule {
     pub also: Vec<Also>,
     /// It fires only after it was bad for so long.
     pub for_s: i64,
+    /// So long it may still be bad when the cause it follows from has ended, seconds.
+    pub aftermath_s: Option<i64>,
     /// `None`: as configured in `[alert]`.
     pub fire_after: Option<u32>,
     pub resolve_after: Option<u32>,
@@ -223,6 +225,9 @@ impl Rule {
         }
         if !(0..=86_400).contains(&self.for_s) {
             problems.push(format!("rules.{name}: for_s must be 0 to 86400"));
+        }
+        if !(0..=86_400).contains(&self.aftermath_s.unwrap_or(0)) {
+            problems.push(format!("rules.{name}: aftermath_s must be 0 to 86400"));
         }
         if self.fire_after.is_some_and(|n| !(1..=11).contains(&n)) || self.resolve_after == Some(0) {
             problems.push(format!("rules.{name}: fire_after must be 1 to 11 and resolve_after at least 1"));

@@ -130,6 +130,9 @@ pub struct Alert {
     /// When the episode ended.
     #[serde(default)]
     pub until: Option<DateTime<Utc>>,
+    /// When the episode fired; `None` while it is pending, and if it never did.
+    #[serde(default)]
+    pub fired_at: Option<DateTime<Utc>>,
     /// When `state` or a firing alert's `severity` last changed.
     pub last_change: DateTime<Utc>,
     /// How often it has fired, the present episode included.
@@ -213,7 +216,7 @@ pub fn step(previous: Option<&Alert>, check: &Check, now: DateTime<Utc>, patienc
 fn bad(mut alert: Alert, check: &Check, now: DateTime<Utc>, patience: Patience) -> (Option<Alert>, Option<Transition>) {
     if alert.state == State::Resolved {
         (alert.state, alert.since, alert.last_change) = (State::Pending, now, now);
-        alert.until = None;
+        (alert.until, alert.fired_at) = (None, None);
     }
     let worse = check.severity > alert.severity;
     alert.severity = check.severity;
@@ -226,7 +229,7 @@ fn bad(mut alert: Alert, check: &Check, now: DateTime<Utc>, patience: Patience) 
     let transition = match alert.state {
         State::Firing if worse => Some(Transition::Escalated),
         State::Pending if recent.count_ones() >= fire_after && long_enough => {
-            alert.state = State::Firing;
+            (alert.state, alert.fired_at) = (State::Firing, Some(now));
             alert.fire_count = alert.fire_count.saturating_add(1);
             Some(Transition::Fired)
         }
@@ -270,6 +273,7 @@ fn new_alert(check: &Check, now: DateTime<Utc>) -> Alert {
         state: State::Pending,
         since: now,
         until: None,
+        fired_at: None,
         last_change: now,
         fire_count: 0,
         bad_streak: 0,

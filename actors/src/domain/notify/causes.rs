@@ -18,8 +18,9 @@ const SERVES: [(&str, &[&str]); 8] = [
     ("part_insight", &[]),
 ];
 
-/// For each effect (by fingerprint) the fingerprint of the alert that is told in its place; that one is no effect itself.
-pub(super) fn effects(firing: &[&Alert], catalogue: &Catalogue) -> BTreeMap<String, String> {
+/// For each effect (by fingerprint) the fingerprint of the alert that is told in its place; that one is no effect itself. `counts` says
+/// whether the first, which need not fire any more, can be the cause of the second at this time.
+pub(super) fn effects(firing: &[&Alert], catalogue: &Catalogue, counts: impl Fn(&Alert, &Alert) -> bool) -> BTreeMap<String, String> {
     let about: Vec<&str> = firing.iter().map(|alert| catalogue.component(&alert.name, &alert.system)).collect();
     let mut causes_of: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for component in &about {
@@ -32,7 +33,7 @@ pub(super) fn effects(firing: &[&Alert], catalogue: &Catalogue) -> BTreeMap<Stri
     });
     let above = |cause: usize, effect: usize| {
         let (a, b) = (firing[cause], firing[effect]);
-        if cause == effect || a.severity < b.severity {
+        if cause == effect || a.severity < b.severity || !counts(a, b) {
             return false;
         }
         let causes = &causes_of[about[effect]];
@@ -76,7 +77,7 @@ mod tests {
 
     fn told(alerts: &[Alert]) -> Vec<&str> {
         let catalogue = Catalogue::read(include_str!("../../../../configs/alerts.toml"), None).unwrap();
-        let effects = effects(&alerts.iter().collect::<Vec<_>>(), &catalogue);
+        let effects = effects(&alerts.iter().collect::<Vec<_>>(), &catalogue, |_, _| true);
         for cause in effects.values() {
             assert!(!effects.contains_key(cause), "a cause is told itself");
         }

@@ -17,6 +17,8 @@ use crate::domain::alert_rule::{Alert, Catalogue, Severity, State};
 
 /// So long after its time a suspect is waited for: the look that decides about it may come late.
 const SUSPICION: TimeDelta = TimeDelta::seconds(30);
+/// So long an effect may outlive its cause, if its rule does not say: figures are measured every five minutes, and end after two good looks.
+const AFTERMATH: TimeDelta = TimeDelta::minutes(10);
 
 /// Everything that counts for a decision.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +50,7 @@ pub struct Decision {
 pub struct Quiet {
     /// The fingerprint of the alert that is told in its place.
     pub effect_of: Option<String>,
-    /// The fingerprint of one that may be the cause: whether it is will be known soon.
+    /// The fingerprint of one that may be the cause and whether it is will be known soon; or that was it, so that this should be over soon.
     pub waits_for: Option<String>,
     /// Ids of silences.
     pub silenced_by: Vec<String>,
@@ -57,6 +59,11 @@ pub struct Quiet {
 }
 
 impl Quiet {
+    /// The fingerprint of the alert that keeps this one from being told.
+    pub fn cause(&self) -> Option<&str> {
+        self.effect_of.as_deref().or(self.waits_for.as_deref())
+    }
+
     pub fn is_quiet(&self) -> bool {
         self.effect_of.is_some() || self.waits_for.is_some() || !self.silenced_by.is_empty() || self.maintenance.is_some()
     }
@@ -74,7 +81,16 @@ pub fn all_labels(alert: &Alert, catalogue: &Catalogue) -> BTreeMap<String, Stri
 pub fn quiet(look: &Look<'_>) -> BTreeMap<String, Quiet> {
     let firing: Vec<&Alert> = look.alerts.values().filter(|alert| alert.state == State::Firing).collect();
     let suspects = look.alerts.values().filter(|alert| suspect_until(alert, look).is_some());
-    let mut causes = effects(&firing.iter().copied().chain(suspects).collect::<Vec<_>>(), look.catalogue);
+    // The one that began first is told of, so its end is where others are named.
+    let recent = firing.iter().map(|effect| look.now - aftermath(effect, look)).min().unwrap_or(look.now);
+    let mut ended: Vec<&Alert> = look.alerts.values().filter(|alert| alert.until.is_some_and(|until| until > recent)).collect();
+    ended.sort_by_key(|alert| (alert.since, &alert.fingerprint));
+    let counts = |cause: &Alert, effect: &Alert| match cause.state {
+        State::Resolved => effect.state == State::Firing && aftermath_until(cause, effect, look).is_some(),
+        State::Pending | State::Firing => effect.state != State::Resolved,
+    };
+    let all: Vec<&Alert> = firing.iter().copied().chain(suspects).chain(ended).collect();
+    let mut causes = effects(&all, look.catalogue, counts);
     let in_force: Vec<&Silence> = look.silences.iter().filter(|s| s.is_in_force(look.now)).collect();
     let mut one = |alert: &Alert| {
         let labels = if in_force.is_empty() { BTreeMap::new() } else { all_labels(alert, look.catalogue) };
@@ -95,22 +111,38 @@ fn suspect_until(alert: &Alert, look: &Look<'_>) -> Option<DateTime<Utc>> {
     (alert.state == State::Pending && for_s > 0 && alert.bad_streak > 0 && look.now < until).then_some(until)
 }
 
+/// What began under a cause is its aftermath until this. What began later is news.
+fn aftermath_until(cause: &Alert, effect: &Alert, look: &Look<'_>) -> Option<DateTime<Utc>> {
+    let ended = cause.until.filter(|ended| cause.fired_at.is_some() && effect.since <= *ended)?;
+    let until = ended + aftermath(effect, look);
+    (look.now < until).then_some(until)
+}
+
+/// So long it may still be bad when its cause has ended: its figure looks back, or is measured seldom.
+fn aftermath(effect: &Alert, look: &Look<'_>) -> TimeDelta {
+    let own = look.catalogue.of(&effect.name).and_then(|rule| rule.aftermath_s);
+    own.map_or(AFTERMATH, TimeDelta::seconds)
+}
+
 pub fn decide(look: &Look<'_>) -> Decision {
     let quiet = quiet(look);
     let mut effects: BTreeMap<String, Vec<&Alert>> = BTreeMap::new();
     let mut members: BTreeMap<String, Vec<&Alert>> = look.groups.keys().map(|key| (key.clone(), Vec::new())).collect();
     for (fingerprint, quiet) in &quiet {
         let alert = &look.alerts[fingerprint];
-        if let Some(cause) = &quiet.effect_of {
-            effects.entry(cause.clone()).or_default().push(alert);
+        if let Some(cause) = quiet.cause() {
+            effects.entry(cause.to_owned()).or_default().push(alert);
         }
         members.entry(key(alert, look)).or_default().push(alert);
     }
     let writer = Writer { catalogue: look.catalogue, storm_per_name: look.settings.storm_per_name, effects: &effects, now: look.now };
     let snoozes = quiet.keys().filter_map(|fingerprint| look.alerts[fingerprint].snoozed_until);
     let silences = look.silences.iter().filter(|s| s.ended_at.is_none()).flat_map(|s| [s.starts_at, s.ends_at]);
-    let suspicions = quiet.values().filter_map(|q| suspect_until(look.alerts.get(q.waits_for.as_ref()?)?, look));
-    let next = snoozes.chain(silences).chain(suspicions).filter(|at| *at > look.now).min();
+    let waits = quiet.iter().filter_map(|(effect, quiet)| {
+        let cause = look.alerts.get(quiet.waits_for.as_ref()?)?;
+        suspect_until(cause, look).or_else(|| aftermath_until(cause, look.alerts.get(effect)?, look))
+    });
+    let next = snoozes.chain(silences).chain(waits).filter(|at| *at > look.now).min();
     let mut decision = Decision { next, ..Decision::default() };
     for (key, firing) in members {
         let group = look.groups.get(&key).cloned().unwrap_or_else(|| Group::new(&key, look.now));

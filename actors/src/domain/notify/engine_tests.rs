@@ -239,7 +239,7 @@ fn a_full_disk_is_one_message_with_what_follows_from_it() {
         [format!("30 email firing: {first}"), format!("30 pagerduty firing: {first}")],
         "what came later is no message of its own"
     );
-    // All goes but the reconciliation: that is told after a wait of its own.
+    // All goes but the reconciliation: that is named at the end, and told by itself when it is still bad after its time.
     for (name, system) in [
         ("disk", "resources"),
         ("disk_low", "backup"),
@@ -253,10 +253,10 @@ fn a_full_disk_is_one_message_with_what_follows_from_it() {
     assert_eq!(
         it.told(),
         [
-            "3630 email firing: recon_exceptions",
-            "3630 pagerduty firing: recon_exceptions",
-            "3630 email resolved: -disk",
-            "3630 pagerduty resolved: -disk"
+            "3630 email resolved: -disk <- recon_exceptions",
+            "3630 pagerduty resolved: -disk <- recon_exceptions",
+            "4230 email firing: recon_exceptions",
+            "4230 pagerduty firing: recon_exceptions"
         ]
     );
 }
@@ -380,6 +380,56 @@ fn what_may_follow_from_a_suspect_waits_until_that_is_known() {
     it.critical("payment_canary", "payments");
     it.until(600);
     assert_eq!(it.told(), ["105 email firing: payment_canary"]);
+}
+
+#[test]
+fn what_outlives_its_cause_is_told_only_if_it_stays() {
+    // The provider was away: the payment that failed is made again every quarter of an hour, so it may be bad for a while.
+    let mut it = World::new(&[MAIL]);
+    it.critical("payment_canary", "payments");
+    for second in [0, 15, 30, 45] {
+        it.until(second);
+        it.critical("provider_failing", "payments");
+    }
+    it.until(600);
+    it.fine("provider_failing", "payments");
+    it.until(1000);
+    assert_eq!(
+        it.told(),
+        ["75 email firing: provider_failing <- payment_canary", "630 email resolved: -provider_failing <- payment_canary"]
+    );
+    it.fine("payment_canary", "payments");
+    it.until(9000);
+    assert!(it.told().is_empty(), "it ended too, and nobody had heard of it");
+    // It stays bad: then it is told, and not with its cause.
+    it.critical("payment_canary", "payments");
+    it.critical("provider_failing", "payments");
+    it.until(9045);
+    it.critical("provider_failing", "payments");
+    it.until(9100);
+    it.fine("provider_failing", "payments");
+    it.until(9100 + 1199);
+    assert_eq!(it.told().len(), 2, "the cause and its end");
+    it.until(12_000);
+    assert_eq!(it.told(), ["10330 email firing: payment_canary"]);
+    // What has another cause that is still there is told inside its message.
+    let mut it = World::new(&[MAIL]);
+    it.critical("disk", "resources");
+    it.critical("database_connect", "database");
+    it.critical("backup_made", "backup");
+    it.until(100);
+    it.fine("disk", "resources");
+    it.until(400);
+    assert_eq!(it.told()[1..], ["250 email firing: database_connect <- backup_made", "330 email resolved: -disk"]);
+    // What begins after the end is news.
+    let mut it = World::new(&[MAIL]);
+    it.critical("disk", "resources");
+    it.until(100);
+    it.fine("disk", "resources");
+    it.until(200);
+    it.critical("backup_made", "backup");
+    it.until(400);
+    assert_eq!(it.told()[1..], ["230 email firing: backup_made", "330 email resolved: -disk"]);
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub fn facts(line: &Line, now: DateTime<Utc>) -> Vec<Fact> {
     });
     add("At risk", risk.collect::<Vec<_>>().join("; "));
     let effects = line.effects.iter().map(|e| format!("{}: {} (since {})", e.name, e.reason, at(e.since)));
-    add("Follows from it", effects.collect::<Vec<_>>().join("; "));
+    add(if line.resolved { "Not over yet" } else { "Follows from it" }, effects.collect::<Vec<_>>().join("; "));
     if !line.resolved {
         add("What to do", line.runbook.clone());
     }
