@@ -1,6 +1,6 @@
 //! One evaluation of 1,000 rules over 10,000 series: our engine, every series stepped through its state as the alert actor does, beside
 //! Prometheus with the same rules on the same series in the same run, by what it says of itself. The rules are of both kinds: nothing
-//! wrong, and every series firing.
+//! wrong, and every series firing. Then who is told what: with all of them firing, and with all of them just over.
 
 use std::{
     collections::BTreeMap,
@@ -12,8 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
-use echopilot_actors::domain::alert_rule::{Alert, Catalogue, Patience, Sample, fingerprint, judge, step};
+use chrono::{DateTime, TimeDelta, Utc};
+use echopilot_actors::domain::{
+    alert_rule::{Alert, Catalogue, Patience, Sample, Severity, fingerprint, judge, step},
+    notify::{Channel, Group, Look, Settings, decide},
+};
 
 const RULES: usize = 1_000;
 const SERIES: usize = 10;
@@ -39,6 +42,7 @@ pub(crate) fn figures(quick: bool) {
             crate::median(times) / 150.0
         );
     }
+    tellings(&catalogue);
     let Some(program) = std::env::var_os("ECHOPILOT_BENCH_PROMETHEUS") else {
         println!("  Prometheus is not here: no ratio");
         return;
@@ -56,6 +60,38 @@ fn evaluate(catalogue: &Catalogue, samples: &[Sample], alerts: &mut BTreeMap<Str
             alerts.insert(id, alert);
         }
     }
+}
+
+/// The decision who is told what, over ten thousand alerts: when they fire, at every look after it, and when they are over.
+fn tellings(catalogue: &Catalogue) {
+    let at = |seconds: i64| DateTime::<Utc>::from_timestamp(1_700_000_000 + seconds, 0).expect("a time");
+    let (mut alerts, mut groups) = (BTreeMap::new(), BTreeMap::new());
+    let settings = Settings {
+        group_by: vec!["system".into()],
+        wait: TimeDelta::seconds(30),
+        interval: TimeDelta::seconds(300),
+        repeat: TimeDelta::hours(4),
+        send_resolved: true,
+        storm_per_name: 20,
+        channels: vec![Channel { name: "email", min_severity: Severity::Warning }],
+    };
+    let mut look = |what: &str, value: f64, seconds: i64, wanted: usize| {
+        for check in [value, value] {
+            evaluate(catalogue, &our_samples(check), &mut alerts, at(seconds));
+        }
+        for now in [at(seconds), at(seconds + 301)] {
+            let start = Instant::now();
+            let decision =
+                decide(&Look { now, alerts: &alerts, groups: &groups, silences: &[], maintenance: &[], catalogue, settings: &settings });
+            let took = start.elapsed().as_secs_f64() * 1e3;
+            groups = decision.groups.into_iter().collect::<BTreeMap<String, Group>>();
+            let told = decision.messages.len();
+            println!("rules, who is told: {what:<18}{took:>9.1} ms   ({} alerts, {told} messages)", alerts.len());
+            assert_eq!(told, if now == at(seconds) { 0 } else { wanted }, "{what}");
+        }
+    };
+    look("all fire", 90.0, 0, 1);
+    look("all are over", 10.0, 1_000, 1);
 }
 
 fn our_rules() -> String {

@@ -27,15 +27,16 @@ function quietness(alert) {
     alert.acknowledged && `Acknowledged by ${alert.acknowledged.by}${alert.acknowledged.note ? `: ${alert.acknowledged.note}` : ""}`,
     alert.silenced_by.length && "Silenced",
     alert.maintenance && `Maintenance: ${alert.maintenance}`,
-    alert.waits_for && `Not told yet: waits for ${nameOf(alert.waits_for)}`,
+    alert.waits_for && `Not told yet: ${waiting(alert.waits_for)}`,
     alert.flapping && "Comes and goes",
   ].filter(Boolean);
 }
 
-// What it waits for is suspected to be its cause, or was it until a moment ago; that need not be among what is shown.
-function nameOf(id) {
+// An alert that is not told: another may be its cause, or was it and has just ended. That other need not be among what is shown.
+function waiting(id) {
   const other = alerts.find((a) => a.id === id);
-  return other ? `${words(other.name)}${other.state === "resolved" ? ", which is over" : ""}` : "its cause, which is over";
+  if (!other) return "it should end with its cause";
+  return other.state === "resolved" ? `it should end as ${words(other.name)} did` : `it may follow from ${words(other.name)}`;
 }
 
 function row(alert, isEffect) {

@@ -178,7 +178,7 @@ fn exceptions_check(name: &str, serious: &[&str], complete: bool, severity: Seve
         system: "recon",
         ok: if serious.is_empty() { complete.then_some(true) } else { Some(false) },
         severity,
-        value: Some(format!("{} exceptions", serious.len())),
+        value: Some(format!("{} exception{}", serious.len(), if serious.len() == 1 { "" } else { "s" })),
         threshold: "0 exceptions".into(),
         reason: (*serious.first().unwrap_or(&fine)).to_owned(),
         ..Check::default()

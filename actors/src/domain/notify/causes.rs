@@ -26,11 +26,15 @@ pub(super) fn effects(firing: &[&Alert], catalogue: &Catalogue, counts: impl Fn(
     for component in &about {
         causes_of.entry(component).or_insert_with(|| catalogue.causes_of(component));
     }
-    // Only few alerts can be a cause, also when hundreds fire.
+    // Only few alerts can be a cause, also when thousands fire.
+    let mut systems: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (component, alert) in about.iter().zip(firing) {
+        systems.entry(component).or_default().insert(&alert.system);
+    }
+    let named: BTreeSet<&str> = causes_of.values().flatten().copied().collect();
+    let one_of_several = |component: &str| causes_of[component].is_empty() && systems[component].len() > 1;
     let mut possible: Vec<usize> = (0..firing.len()).collect();
-    possible.retain(|&i| {
-        firing[i].name.starts_with("part_") || causes_of[about[i]].is_empty() || causes_of.values().any(|c| c.contains(about[i]))
-    });
+    possible.retain(|&i| firing[i].name.starts_with("part_") || named.contains(about[i]) || one_of_several(about[i]));
     let above = |cause: usize, effect: usize| {
         let (a, b) = (firing[cause], firing[effect]);
         if cause == effect || a.severity < b.severity || !counts(a, b) {

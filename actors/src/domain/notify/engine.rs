@@ -253,12 +253,14 @@ impl<'a> Turn<'a> {
     }
 
     fn tell_news(&mut self, writer: &Writer<'_>, channel: Channel, fresh: Vec<&'a Alert>, over: Vec<&'a Alert>) {
-        let known: Vec<_> = self.open(&channel).into_iter().filter(|a| !fresh.iter().any(|f| f.fingerprint == a.fingerprint)).collect();
-        let still = |told: &Told| told.alerts.keys().any(|f| !over.iter().any(|a| a.fingerprint == *f));
+        let names = |alerts: &[&'a Alert]| alerts.iter().map(|a| a.fingerprint.as_str()).collect::<BTreeSet<_>>();
+        let (new, ended) = (names(&fresh), names(&over));
+        let known: Vec<_> = self.open(&channel).into_iter().filter(|a| !new.contains(a.fingerprint.as_str())).collect();
+        let still = |told: &Told| told.alerts.keys().any(|f| !ended.contains(f.as_str()));
         let all_over = fresh.is_empty() && !self.group.told.get(channel.name).is_some_and(still);
         let told = self.group.told.entry(channel.name.to_owned()).or_insert_with(|| Told { at: self.look.now, alerts: BTreeMap::new() });
         told.at = self.look.now;
-        told.alerts.retain(|fingerprint, _| !over.iter().any(|a| a.fingerprint == *fingerprint));
+        told.alerts.retain(|fingerprint, _| !ended.contains(fingerprint.as_str()));
         told.alerts.extend(fresh.iter().map(|a| (a.fingerprint.clone(), a.severity)));
         let kind = if all_over { Kind::Resolved } else { Kind::Firing };
         self.say(writer, channel, Content { kind, firing: fresh, over, known });
