@@ -199,6 +199,23 @@ mod tests {
     }
 
     #[test]
+    fn the_commands_that_runbooks_name_exist() {
+        use clap::CommandFactory as _;
+        let rules = echopilot_actors::config::DEFAULT_RULES;
+        let named: Vec<&str> = rules.split('`').skip(1).step_by(2).filter(|text| text.starts_with("echopilot ")).collect();
+        assert!(named.len() > 10, "{named:?}");
+        for text in named {
+            let mut command = Line::command();
+            for word in text.split(' ').skip(1) {
+                if !command.has_subcommands() {
+                    break;
+                }
+                command = command.find_subcommand(word).unwrap_or_else(|| panic!("there is no `{text}`")).clone();
+            }
+        }
+    }
+
+    #[test]
     fn arguments_are_read_as_the_specification_writes_them() {
         let parse = |text: &str| Line::try_parse_from(text.split(' '));
         let run = parse("echopilot run --demo --ready-file /tmp/r --config c.toml").unwrap();

@@ -112,8 +112,10 @@ impl Book {
         let config = self.env.config();
         let gone = |alert: &Alert| {
             let unknown = |label: &str, known: &dyn Fn(&str) -> bool| alert.labels.get(label).is_some_and(|name| !known(name));
-            let off = config.rules.of(&alert.name).is_some_and(|rule| rule.off);
-            off || alert.name == "probe" && unknown("probe", &|name| config.probes.contains_key(name))
+            let watched = config.rules.of(&alert.name).is_some_and(|rule| !rule.off && rule.system == alert.system);
+            !watched
+                || unknown("probe", &|name| config.probes.contains_key(name))
+                || unknown("objective", &|name| config.levels().iter().any(|level| level.name == name))
         };
         let ended: Vec<Alert> = self.alerts.values().filter(|a| a.state != AlertState::Resolved && gone(a)).cloned().collect();
         for mut alert in ended {

@@ -46,11 +46,25 @@ impl Measured {
         checks
     }
 
-    fn take(&mut self, name: &str, system: &'static str, measured: Result<Vec<Sample>>) {
-        match measured {
-            Ok(samples) => self.samples.extend(samples),
-            Err(error) => self.raised.push(unanswered(name, system, &error.message)),
-        }
+    fn take(&mut self, source: &str, measured: Result<Vec<Sample>>) {
+        let samples = self.answered(source, measured);
+        self.samples.extend(samples.into_iter().flatten());
+    }
+
+    /// What a source has to say. Whether it answers at all is a check of its own, which ends when it does again.
+    fn answered<T>(&mut self, source: &str, answer: Result<T>) -> Option<T> {
+        let why = answer.as_ref().err().map(|error| error.message.clone());
+        self.raised.push(Check {
+            name: "measuring".into(),
+            labels: BTreeMap::from([("source".to_owned(), source.to_owned())]),
+            system: "alerts",
+            ok: Some(why.is_none()),
+            severity: Severity::Critical,
+            threshold: "an answer".into(),
+            reason: why.map_or_else(|| format!("{source}: measured"), |why| format!("{source}: no figures: {why}")),
+            ..Check::default()
+        });
+        answer.ok()
     }
 }
 
@@ -76,29 +90,19 @@ pub async fn at_once(env: &Env) -> Measured {
 /// Everything. Something that gives no answer is an alert of its own.
 pub async fn everything(env: &Env) -> Measured {
     let mut all = Measured { samples: database(env).await, raised: Vec::new() };
-    match slo::judged(env, "alerts").await {
-        Ok(judged) => {
-            all.samples.extend(api(judged.verdict.n, judged.verdict.bad, judged.verdict.p95_ms));
-            all.raised.push(level(judged.verdict.status, &judged.verdict.clause));
-        }
-        Err(error) => all.raised.push(unanswered("api_slo", "levels", &error.message)),
+    if let Some(judged) = all.answered("levels", slo::judged(env, "alerts").await) {
+        all.samples.extend(api(judged.verdict.n, judged.verdict.bad, judged.verdict.p95_ms));
+        all.raised.push(api_level(judged.verdict.status, &judged.verdict.clause));
     }
     all.samples.push(provider(env));
-    all.take("jobs_stuck", "jobs", jobs(env).await);
-    all.take("resources", "resources", resources(env).await);
-    all.take("payment_errors", "payments", money(env).await);
-    all.raised.push(match backup::proof_age_check(env, env.now()).await {
-        Ok(check) => check,
-        Err(error) => unanswered("backup_age", "backup", &error.message),
-    });
-    all.raised.push(match journal(env).await {
-        Ok(check) => check,
-        Err(error) => unanswered("journal_broken", "journal", &error.message),
-    });
-    match part_states(env).await {
-        Ok(states) => all.raised.extend(parts(&states)),
-        Err(error) => all.raised.push(unanswered("parts", "parts", &error.message)),
-    }
+    all.take("jobs", jobs(env).await);
+    all.take("resources", resources(env).await);
+    all.take("payments", money(env).await);
+    let proof = all.answered("backups", backup::proof_age_check(env, env.now()).await);
+    let journal = all.answered("journal", journal(env).await);
+    all.raised.extend(proof.into_iter().chain(journal));
+    let states = all.answered("parts", part_states(env).await);
+    all.raised.extend(states.iter().flat_map(|states| parts(states)));
     all
 }
 
@@ -113,10 +117,11 @@ fn api(requests: u64, failed: u64, p95_ms: Option<f64>) -> Vec<Sample> {
     ]
 }
 
-fn level(status: Status, clause: &str) -> Check {
+/// The check of the seed's service level.
+pub(crate) fn api_level(status: Status, clause: &str) -> Check {
     Check {
         name: "api_slo".into(),
-        system: "levels",
+        system: "api",
         ok: match status {
             Status::Pass => Some(true),
             Status::Fail => Some(false),
@@ -297,21 +302,19 @@ async fn part_states(env: &Env) -> Result<Vec<Part>> {
     Ok(children.into_iter().map(|c| Part { name: c.name, down: c.down }).collect())
 }
 
-fn unanswered(name: &str, system: &'static str, why: &str) -> Check {
-    Check {
-        name: name.to_owned(),
-        system,
-        ok: Some(false),
-        severity: Severity::Critical,
-        threshold: "an answer".into(),
-        reason: format!("no figures: {why}"),
-        ..Check::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_answers_again_ends_the_alert_that_it_did_not() {
+        let mut all = Measured::default();
+        all.take("jobs", Err(Error::unavailable("store_unavailable", "locked")));
+        all.take("jobs", Ok(vec![Sample::new("runs_stuck", None)]));
+        let [bad, good] = &all.raised[..] else { panic!("{:?}", all.raised) };
+        assert_eq!((bad.ok, good.ok, bad.labels()), (Some(false), Some(true), good.labels()));
+        assert!(bad.reason.contains("locked") && all.samples.len() == 1, "{}", bad.reason);
+    }
 
     fn at(hours: f64) -> DateTime<Utc> {
         #[expect(clippy::cast_possible_truncation, reason = "a few hours")]

@@ -8,10 +8,7 @@ use chrono::TimeDelta;
 use super::*;
 use crate::{
     config::Config,
-    domain::{
-        alert_rule::Severity,
-        notify::{Kind, Matcher},
-    },
+    domain::{alert_rule::Severity, notify::Matcher},
     operations::follow_link,
     store::{NotificationFilter, NotificationRow},
     supervisor::Supervisor,
@@ -281,22 +278,27 @@ async fn a_signed_link_does_what_it_says_once_and_looking_at_it_changes_nothing(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_watched_any_more_is_no_zombie() {
     let story = Story::begin().await;
-    let check = Check {
-        name: "probe".into(),
-        labels: BTreeMap::from([("probe".into(), "shop".into())]),
-        system: "probes",
+    // Of a probe and an objective that are gone, and of a rule of the user's that is gone.
+    let check = |name: &str, label: &str, system: &'static str| Check {
+        name: name.into(),
+        labels: BTreeMap::from([(label.into(), "shop".into())]),
+        system,
         ok: Some(false),
         severity: Severity::Critical,
         ..Check::default()
     };
+    let checks = [check("probe", "probe", "probes"), check("certificate", "probe", "probes"), check("slo_burn", "objective", "levels")];
+    let all: Vec<Check> = checks.into_iter().chain([check("mine", "queue", "own")]).collect();
     for _ in 0..3 {
-        evaluate(story.env(), vec![check.clone()]).await.unwrap();
+        evaluate(story.env(), all.clone()).await.unwrap();
     }
+    evaluate(story.env(), vec![Check { labels: BTreeMap::from([("objective".into(), "api".into())]), ..all[2].clone() }]).await.unwrap();
     story.pass(60).await;
     let story = story.restart().await;
     story.pass(600).await;
-    assert!(list(story.env()).await.unwrap().is_empty());
-    let kinds: Vec<_> = story.messages().await.iter().map(|m| m.message.kind).collect();
-    assert_eq!(kinds, [Kind::Firing, Kind::Resolved]);
+    let left: Vec<_> = list(story.env()).await.unwrap().into_iter().map(|a| (a.name, a.labels.get("objective").cloned())).collect();
+    assert_eq!(left, [("slo_burn".to_owned(), Some("api".to_owned()))], "what is watched goes on");
+    let ended = story.messages().await.iter().flat_map(|m| &m.message.alerts).filter(|line| line.resolved).count();
+    assert_eq!(ended, 4);
     story.end().await;
 }

@@ -33,7 +33,7 @@ pub fn start(env: &Env, tasks: &mut JoinSet<()>) {
         let probe = Probe { env: env.clone(), name, settings, expectation, connectivity: connectivity.clone() };
         tasks.spawn(probe.run());
     }
-    if connectivity.is_configured() && !env.config().probes.is_empty() {
+    if connectivity.is_configured() {
         tasks.spawn(connectivity.watch());
     }
 }

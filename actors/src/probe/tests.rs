@@ -89,6 +89,17 @@ async fn each_result_is_counted_kept_and_alerted() {
 }
 
 #[tokio::test]
+async fn our_own_connection_is_watched_also_without_a_probe() {
+    let (fixture, supervisor) = supervised(|config| config.connectivity.check = vec!["127.0.0.1:9".into()]).await;
+    let mut tasks = JoinSet::new();
+    start(&fixture.env, &mut tasks);
+    let firing = |list: Vec<crate::domain::alert_rule::Alert>| list.iter().any(|alert| alert.name == "connectivity");
+    until("it is told", || async { alert::list(&fixture.env).await.is_ok_and(firing) }).await;
+    tasks.shutdown().await;
+    supervisor.stop().await;
+}
+
+#[tokio::test]
 async fn while_we_are_offline_nobody_is_blamed_and_nothing_is_counted() {
     // Nobody listens at either: neither the target nor what is always there.
     let (fixture, supervisor) = supervised(|config| {

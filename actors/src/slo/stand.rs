@@ -7,7 +7,10 @@ use serde_json::{Value as Json, json};
 use super::{Tracks, at_risk, money, tracks};
 use crate::{
     config::Config,
-    domain::slo::{Counts, Excluded, Fired, Histogram, Level, Minute, Standing, Window, burn_down, fired_between, stand},
+    domain::{
+        schedule::Blackout,
+        slo::{Counts, Excluded, Fired, Histogram, Level, Minute, Standing, Window, burn_down, fired_between, stand},
+    },
     env::{Env, blocking, rfc3339},
     error::{Error, Result},
     store::Store,
@@ -24,7 +27,19 @@ const POINTS: i64 = 240;
 /// What of the last days does not count, by service ('' is all).
 pub(super) async fn excluded(store: &Store, config: &Config, now: DateTime<Utc>) -> Result<Vec<(String, Excluded)>> {
     let entries = store.excluded_since(now, config.keep_days()).await?;
-    Ok(entries.into_iter().filter_map(|entry| Some((entry.service.clone(), entry.excluded()?))).collect())
+    let entries = entries.into_iter().filter_map(|entry| Some((entry.service.clone(), entry.excluded()?)));
+    let (from, until) = (Minute::of(now) - config.keep_days() * 1440, Minute::of(now) + 1);
+    let windows = config.notify.maintenance.iter().filter_map(|text| Blackout::parse(text, None).ok()); // refused when the settings were read
+    let windows = windows.flat_map(|window| window.between(from, until).into_iter().map(move |times| (window.as_str().to_owned(), times)));
+    let entry = |(reason, (from, until))| Excluded {
+        id: format!("notify.maintenance: {reason}"),
+        kind: "maintenance".into(),
+        from,
+        until,
+        reason,
+        author: "the configuration".into(),
+    };
+    Ok(entries.chain(windows.map(|window| (String::new(), entry(window)))).collect())
 }
 
 fn of_service(excluded: &[(String, Excluded)], service: &str) -> Vec<Excluded> {

@@ -77,6 +77,27 @@ async fn a_burst_between_two_looks_of_the_guard_is_told_and_resolves() {
 }
 
 #[tokio::test]
+async fn a_maintenance_that_comes_back_costs_nothing_and_is_seen() {
+    let fixture = testing::reopen(tempfile::tempdir().unwrap(), "2026-03-02T01:30:00Z", |config| {
+        with_shop(config);
+        config.notify.maintenance = vec!["daily 01:00-01:10".into()];
+    });
+    let supervisor = supervised(&fixture).await;
+    let env = &fixture.env;
+    let (now, begin) = (Minute::of(env.now()), Minute::of("2026-03-02T01:00:00Z".parse().unwrap()));
+    for minute in now - 2000..now {
+        env.meter().record_many("push:shop", minute, 1000, (begin..begin + 10).contains(&minute), 100);
+    }
+    let record = guard(env).await;
+    assert!(firing(env).await.is_empty(), "{:?}", firing(env).await);
+    let budget = record["error_budgets"].as_array().unwrap().iter().find(|b| b["objective"] == "shop").unwrap();
+    assert_eq!(budget["used"], 0, "{budget}");
+    let report = report(env).await.unwrap();
+    assert!(report.to_string().contains("daily 01:00-01:10"), "it stays visible: {report}");
+    supervisor.stop().await;
+}
+
+#[tokio::test]
 async fn silence_is_told_as_no_data_and_a_restart_does_not_resolve_it() {
     let fixture = testing::reopen(tempfile::tempdir().unwrap(), "2026-03-05T00:00:00Z", with_shop);
     let supervisor = supervised(&fixture).await;

@@ -149,7 +149,7 @@ async fn levels(env: &Env, now: DateTime<Utc>) -> Result<Vec<Finding>> {
     if judged.verdict.status != Status::Fail {
         return Ok(Vec::new());
     }
-    let component = env.config().rules.component("api_slo", "levels").to_owned();
+    let component = env.config().rules.component("slo_burn", "levels").to_owned();
     Ok(vec![Finding {
         signal: "slo:api".into(),
         key: component.clone(),

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value as Json, json};
 
 use crate::{
-    alert,
+    alert::{self, figures},
     domain::{
         alert_rule::{Check, Severity},
         schedule::Schedule,
-        slo::{Fired, Minute, Standing, Status},
+        slo::{Fired, Minute, Standing},
     },
     env::{Env, rfc3339},
     error::Result,
@@ -46,10 +46,11 @@ async fn work(run: Run) -> Result<Record> {
     let watched_since = Minute::of(env.started_at());
     let checks = standings.iter().flat_map(|standing| {
         let fired = fired.get(&standing.level.name).map_or(&[][..], Vec::as_slice);
-        let seed = (standing.level.name == slo::API && verdict.status == Status::Fail).then_some(verdict.clause.as_str());
-        checks(standing, fired, seed, watched_since)
+        checks(standing, fired, watched_since)
     });
-    alert::evaluate(env, checks.collect()).await?;
+    // With the levels, so that what follows from the API is told with it.
+    let api = figures::api_level(verdict.status, &verdict.clause);
+    alert::evaluate(env, checks.chain([api]).collect()).await?;
     env.store().set_meta(THROUGH, &until.to_string()).await?;
     let levels = slo::report_of(env, now, &standings);
     let mut record = Record::new();
@@ -87,7 +88,7 @@ fn budgets(standing: &Standing) -> Vec<Json> {
 }
 
 /// The alerts of one objective: its fast burn, its slow burn, its budget, its silence.
-fn checks(standing: &Standing, fired: &[Fired], seed: Option<&str>, watched_since: i64) -> Vec<Check> {
+fn checks(standing: &Standing, fired: &[Fired], watched_since: i64) -> Vec<Check> {
     let (name, report) = (&standing.level.name, &standing.report);
     let check = |rule: &str, ok: Option<bool>, severity, value, threshold: String, reason: String| Check {
         name: rule.to_owned(),
@@ -115,7 +116,7 @@ fn checks(standing: &Standing, fired: &[Fired], seed: Option<&str>, watched_sinc
     let absolute = report.objectives.iter().find(|o| o.absolute.firing);
     let absolute =
         absolute.map(|o| format!("{}: {} bad and only {} good in {}", o.name, o.absolute.bad, o.absolute.good, o.absolute.window));
-    let page = tiers("page").or(absolute).or_else(|| seed.map(str::to_owned)).or_else(|| burst("page"));
+    let page = tiers("page").or(absolute).or_else(|| burst("page"));
     let ticket = tiers("ticket").or_else(|| burst("ticket"));
     let spent = report.objectives.iter().find(|o| o.budget.exhausted);
     let budget = spent.map(|o| {

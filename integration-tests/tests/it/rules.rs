@@ -86,6 +86,55 @@ fn a_file_changes_rules_and_adds_some_and_what_is_wrong_in_it_is_named() {
     assert!(checked.iter().all(|c| c["name"] != "cpu") && checked.iter().any(|c| c["name"] == "memory"), "{record}");
 }
 
+/// Rows as a business in trouble has them, in numbers just beyond the limits.
+fn trouble(database: &rusqlite::Connection) {
+    let (now, micros) = (integration_tests::now_unix(), 1_000_000);
+    let midnight = now - now % 86_400;
+    let event = |n: i64, kind: &str| {
+        let row = "INSERT INTO webhook_event (event_id, event_type, created, livemode, received_at, status, origin, body, processed_at)
+            VALUES (?1, ?2, ?3, 0, ?4, 'processed', 'webhook', '{}', ?4)";
+        database.execute(row, rusqlite::params![format!("evt_{n}"), kind, now - 60, now * micros]).expect("an event");
+    };
+    (0..17).for_each(|n| event(n, "charge.succeeded"));
+    (17..20).for_each(|n| event(n, "charge.failed"));
+    let charge = |n: i64, amount: i64, at: i64| {
+        let row = "INSERT INTO ledger (id, provider, livemode, kind, source, seq, amount, currency, at, origin, recorded_at)
+            VALUES (?1, 'stripe', 0, 'charge', ?1, 1, ?2, 'eur', ?3, 'webhook', ?4)";
+        database.execute(row, rusqlite::params![format!("ch_{n}"), amount, at, now * micros]).expect("a row of the ledger");
+    };
+    (0..10).for_each(|n| charge(n, 1000, midnight - 2 * 86_400 + n));
+    (10..16).for_each(|n| charge(n, 1100, midnight - 86_400 + n)); // 66.00 after 100.00 EUR
+    let run = |n: i64, state: &str, hours_ago: i64| {
+        let row = "INSERT INTO task_run (run_id, task, slot, cause, state, incarnation, started_at, ended_at)
+            VALUES (?1, 'payout_recon', ?2, 'schedule', ?3, 'another', ?4, ?5)";
+        let at = (now - hours_ago * 3600 - n) * micros;
+        let ended = (state != "running").then_some(at + micros);
+        database.execute(row, rusqlite::params![format!("run_{n}"), at, state, at, ended]).expect("a run");
+    };
+    (0..3).for_each(|n| run(n, "failed", 0));
+    run(3, "missed", 0);
+    run(4, "running", 40);
+    run(5, "succeeded", 24 * 9); // so long no backup was proven
+}
+
+#[test]
+fn a_business_in_trouble_raises_each_rule_that_is_made_for_it_and_a_healthy_one_none() {
+    let daemon = setup().start();
+    let named = ["backup_age", "jobs_failed", "jobs_overdue", "jobs_stuck", "payment_errors", "revenue_drop"];
+    let raised = |record: &Json| active(&record["result"]).into_iter().filter(|name| named.contains(&name.as_str())).collect::<Vec<_>>();
+    let healthy = daemon.run_task("production_alerts");
+    assert_eq!(raised(&healthy), Vec::<String>::new(), "{healthy}");
+    trouble(&rusqlite::Connection::open(daemon.setup().data("echopilot.db")).expect("the database"));
+    let record = daemon.run_task("production_alerts");
+    assert_eq!(raised(&record), named, "{record}");
+    let reason = |name: &str| {
+        let found = record["result"]["active"].as_array().into_iter().flatten().find(|a| a["name"] == name).cloned();
+        found.map(|a| a["reason"].to_string()).unwrap_or_default()
+    };
+    assert!(reason("payment_errors").contains("3 of 20 payments failed"), "{}", reason("payment_errors"));
+    assert!(reason("revenue_drop").contains("(-34 %)"), "{}", reason("revenue_drop"));
+}
+
 #[test]
 fn webhooks_that_fail_and_a_journal_that_was_changed_are_alerts() {
     let daemon = setup().start();

@@ -383,6 +383,23 @@ fn what_may_follow_from_a_suspect_waits_until_that_is_known() {
 }
 
 #[test]
+fn an_api_that_fails_is_one_message_with_all_its_levels() {
+    let mut it = World::new(&[MAIL, PAGER]);
+    it.warn("api_latency", "api");
+    it.critical("api_errors", "api");
+    it.critical("api_slo", "api");
+    it.until(20);
+    it.critical("slo_burn", "levels");
+    it.critical("slo_budget", "levels");
+    it.warn("slo_ticket", "levels");
+    it.until(600);
+    let told = it.told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("30 email firing: api_") && told[1].starts_with("30 pagerduty firing: api_"), "{told:?}");
+    assert!(["slo_burn", "slo_budget", "slo_ticket"].iter().all(|level| told[0].split(" <- ").nth(1).is_some_and(|e| e.contains(level))));
+}
+
+#[test]
 fn what_outlives_its_cause_is_told_only_if_it_stays() {
     // The provider was away: the payment that failed is made again every quarter of an hour, so it may be bad for a while.
     let mut it = World::new(&[MAIL]);

@@ -58,6 +58,19 @@ impl Blackout {
         })
     }
 
+    /// The times of the window from minute `from` to before minute `until`, minutes since the epoch: (first, end).
+    pub fn between(&self, from: i64, until: i64) -> Vec<(i64, i64)> {
+        let mut found: Vec<(i64, i64)> = Vec::new();
+        let inside = |minute: &i64| DateTime::from_timestamp(minute * 60, 0).is_some_and(|at| self.contains(at));
+        for minute in (from..until).filter(inside) {
+            match found.last_mut() {
+                Some((_, end)) if *end == minute => *end += 1,
+                _ => found.push((minute, minute + 1)),
+            }
+        }
+        found
+    }
+
     /// The window as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -130,6 +143,20 @@ mod tests {
 
     fn t(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn its_times_are_found_also_across_an_end_of_what_is_asked_and_a_change_of_the_clock() {
+        let window = Blackout::parse("daily 23:00-01:00 Europe/Berlin", None).unwrap();
+        let minute = |text: &str| t(text).timestamp() / 60;
+        let found = window.between(minute("2026-03-27T23:30:00Z"), minute("2026-03-29T23:30:00Z"));
+        // In winter 23:00 is 22:00 UTC, in summer 21:00.
+        let expected = [
+            ("2026-03-27T23:30:00Z", "2026-03-28T00:00:00Z"),
+            ("2026-03-28T22:00:00Z", "2026-03-29T00:00:00Z"),
+            ("2026-03-29T21:00:00Z", "2026-03-29T23:00:00Z"),
+        ];
+        assert_eq!(found, expected.map(|(from, until)| (minute(from), minute(until))));
     }
 
     fn window(text: &str) -> Blackout {
