@@ -73,7 +73,7 @@ fn tellings(catalogue: &Catalogue) {
         repeat: TimeDelta::hours(4),
         send_resolved: true,
         storm_per_name: 20,
-        channels: vec![Channel { name: "email", min_severity: Severity::Warning }],
+        channels: vec![Channel { name: "email", min_severity: Severity::Warning, lists_all: false }],
     };
     let mut look = |what: &str, value: f64, seconds: i64, wanted: usize| {
         for check in [value, value] {

@@ -82,7 +82,9 @@ impl Book {
             repeat: seconds(notify.repeat_s),
             send_resolved: notify.send_resolved,
             storm_per_name: notify.storm_per_name,
-            channels: on.map(|c| notify::Channel { name: c.name, min_severity: c.min_severity(env.config()) }).collect(),
+            channels: on
+                .map(|c| notify::Channel { name: c.name, min_severity: c.min_severity(env.config()), lists_all: c.name == "alertmanager" })
+                .collect(),
         };
         let mut book = Self {
             env: env.clone(),
@@ -139,6 +141,11 @@ impl Book {
         for check in checks {
             let id = fingerprint(&check.labels());
             let rule = env.config().rules.of(&check.name);
+            if rule.is_some_and(|rule| rule.off) {
+                continue;
+            }
+            let raised = rule.and_then(|rule| rule.wanted).map(|severity| Check { severity, ..check.clone() });
+            let check = raised.as_ref().unwrap_or(check);
             let patience = Patience::new(limits.fire_after, limits.resolve_after).of(rule);
             let before = self.alerts.get(&id).map(|b| (b.state, b.history));
             let (alert, transition) = step(self.alerts.get(&id), check, now, patience);
@@ -217,7 +224,11 @@ impl Book {
         self.unwritten.groups.extend(new.map(|(key, group)| (key.clone(), Some(group.clone()))));
         self.groups = decision.groups;
         for (fingerprint, channel, message) in decision.told {
-            if let Some(alert) = self.alerts.get(&fingerprint).cloned() {
+            if let Some(mut alert) = self.alerts.get(&fingerprint).cloned() {
+                if alert.told_at.is_none() {
+                    alert.told_at = Some(now);
+                    self.keep(alert.clone(), now);
+                }
                 self.happened(&alert, "told", None, json!({"channel": channel, "message": message}), now);
             }
         }
@@ -272,10 +283,6 @@ impl Book {
             self.good_written = now;
         }
         if !self.unwritten.is_empty() {
-            let excess = self.unwritten.events.len().saturating_sub(UNWRITTEN);
-            self.unwritten.events.drain(..excess);
-            let excess = self.unwritten.facts.len().saturating_sub(UNWRITTEN);
-            self.unwritten.facts.drain(..excess);
             let commit = Arc::new(std::mem::take(&mut self.unwritten));
             let (env, written) = (self.env.clone(), commit.clone());
             let work = tokio::spawn(async move { env.store().commit_alerts(&written).await });
@@ -302,6 +309,10 @@ impl Book {
             Err(error) => {
                 let later = std::mem::take(&mut self.unwritten);
                 self.unwritten = Arc::unwrap_or_clone(commit).then(later);
+                let excess = self.unwritten.events.len().saturating_sub(UNWRITTEN);
+                self.unwritten.events.drain(..excess);
+                let excess = self.unwritten.facts.len().saturating_sub(UNWRITTEN);
+                self.unwritten.facts.drain(..excess);
                 Err(error)
             }
         }

@@ -2,7 +2,12 @@
 //! its rate, and again until it is taken or given up. The alert actor spawns `run` and wakes it after a commit. It holds nothing that is
 //! not in the store: cut off anywhere, what was being sent is sent again under the same id.
 
-use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt as _;
@@ -17,7 +22,7 @@ use crate::{
     channels::{self, Channel, Context, Failure, Receipt},
     domain::{
         alert_rule::{Check, Severity, State},
-        notify::{self, Next},
+        notify::{self, Line, Next},
     },
     env::Env,
     error::Result,
@@ -230,8 +235,11 @@ fn judge(
                 (pace.failures, pace.not_before) = (0, None); // it answered: what is wrong is this message, or the settings
                 return (attempt, Delivered::Dead);
             }
-            pace.failures = pace.failures.saturating_add(1);
-            pace.not_before = Some(Instant::now() + notify::hold(pace.failures, failure.retry_after, unit));
+            // Who takes the message for some recipients is there: the others are asked again without a pause for all.
+            if failure.accepted.is_empty() && row.accepted.is_empty() {
+                pace.failures = pace.failures.saturating_add(1);
+                pace.not_before = Some(Instant::now() + notify::hold(pace.failures, failure.retry_after, unit));
+            }
             let came_to = match notify::again(number, row.created_at, at, failure.retry_after, unit) {
                 Some(wait) => Delivered::Again { next_at: at + wait, accepted: failure.accepted },
                 None => Delivered::Dead,
@@ -321,10 +329,11 @@ async fn refresh(env: &Env) {
             return Ok(());
         }
         let alerts = env.store().alerts(i64::MAX).await?;
-        let fires =
-            |fingerprint: &str| alerts.iter().any(|a| a.fingerprint == fingerprint && !matches!(a.state, State::Pending | State::Resolved));
-        let lines: Vec<_> =
-            messages.into_iter().flat_map(|message| message.alerts).filter(|line| !line.resolved && fires(&line.fingerprint)).collect();
+        let firing: HashSet<&str> = alerts.iter().filter(|a| a.state == State::Firing).map(|a| a.fingerprint.as_str()).collect();
+        // As it was told last.
+        let told: BTreeMap<String, Line> =
+            messages.into_iter().flat_map(|message| message.alerts).map(|line| (line.fingerprint.clone(), line)).collect();
+        let lines: Vec<Line> = told.into_values().filter(|line| !line.resolved && firing.contains(line.fingerprint.as_str())).collect();
         if lines.is_empty() {
             return Ok(());
         }

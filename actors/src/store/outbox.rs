@@ -132,11 +132,13 @@ impl Store {
         self.engine.write(batch).await.map(|_| ())
     }
 
-    /// What is due for a channel, oldest first. Of one group only the oldest: what ends must not be told before what began.
+    /// What is due for a channel, oldest first. Of one group only the oldest: what ends must not be told before what began. One that some
+    /// recipients have already keeps nothing back from them, and one that fails again and again nothing critical.
     pub async fn due_notifications(&self, channel: &str, now: DateTime<Utc>, limit: i64) -> Result<Vec<NotificationRow>> {
         let sql = select!(
             "WHERE n.channel = ?1 AND n.state = 'queued' AND n.next_at <= ?2 AND NOT EXISTS (SELECT 1 FROM notification e WHERE e.channel = n.channel
-            AND e.state = 'queued' AND e.group_key = n.group_key AND (e.created_at < n.created_at OR (e.created_at = n.created_at AND e.id < n.id)))
+            AND e.state = 'queued' AND e.group_key = n.group_key AND e.accepted = '[]'
+            AND NOT (e.attempts >= 3 AND n.severity = 'critical' AND n.kind = 'firing') AND (e.created_at < n.created_at OR (e.created_at = n.created_at AND e.id < n.id)))
             ORDER BY n.created_at, n.id LIMIT ?3"
         );
         let rows = self.engine.read(sql, vec![channel.into(), now.into(), limit.into()]).await?;
@@ -236,11 +238,12 @@ impl Store {
         Ok(row)
     }
 
-    /// The messages that were sent last about each group that has not ended, for a channel that must be told again what lasts.
+    /// What was sent about each group that has not ended, oldest first, for a channel that must be told again what lasts.
     pub async fn lasting_notifications(&self, channel: &str, since: DateTime<Utc>) -> Result<Vec<Message>> {
         let sql = "SELECT n.message FROM notification n WHERE n.channel = ?1 AND n.state = 'sent' AND n.created_at >= ?2
             AND n.kind IN ('firing', 'repeat') AND NOT EXISTS (SELECT 1 FROM notification l WHERE l.channel = n.channel
-            AND l.group_key = n.group_key AND l.state = 'sent' AND l.kind <> 'test' AND (l.created_at > n.created_at OR (l.created_at = n.created_at AND l.id > n.id)))";
+            AND l.group_key = n.group_key AND l.state = 'sent' AND l.kind = 'resolved' AND l.created_at >= n.created_at)
+            ORDER BY n.created_at, n.id";
         let rows = self.engine.read(sql, vec![channel.into(), since.into()]).await?;
         rows.iter().map(|r| Ok(serde_json::from_str(r.text(0)?)?)).collect()
     }

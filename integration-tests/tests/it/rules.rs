@@ -104,17 +104,17 @@ fn trouble(database: &rusqlite::Connection) {
     };
     (0..10).for_each(|n| charge(n, 1000, midnight - 2 * 86_400 + n));
     (10..16).for_each(|n| charge(n, 1100, midnight - 86_400 + n)); // 66.00 after 100.00 EUR
-    let run = |n: i64, state: &str, hours_ago: i64| {
-        let row = "INSERT INTO task_run (run_id, task, slot, cause, state, incarnation, started_at, ended_at)
-            VALUES (?1, 'payout_recon', ?2, 'schedule', ?3, 'another', ?4, ?5)";
+    let run = |n: i64, task: &str, state: &str, hours_ago: i64| {
+        let row = "INSERT INTO task_run (n, run_id, task, slot, cause, state, incarnation, started_at, ended_at)
+            VALUES (?1, ?2, ?3, ?4, 'schedule', ?5, 'another', ?4, ?6)";
         let at = (now - hours_ago * 3600 - n) * micros;
         let ended = (state != "running").then_some(at + micros);
-        database.execute(row, rusqlite::params![format!("run_{n}"), at, state, at, ended]).expect("a run");
+        database.execute(row, rusqlite::params![n, format!("run_{n}"), task, at, state, ended]).expect("a run");
     };
-    (0..3).for_each(|n| run(n, "failed", 0));
-    run(3, "missed", 0);
-    run(4, "running", 40);
-    run(5, "succeeded", 24 * 9); // so long no backup was proven
+    (1000..1003).for_each(|n| run(n, "payout_recon", "failed", 0));
+    run(1003, "payout_recon", "missed", 0);
+    run(1004, "daily_backup", "running", 40);
+    run(0, "slo_monitor", "succeeded", 24 * 9); // the first of all: so long no backup was proven
 }
 
 #[test]

@@ -89,6 +89,9 @@ pub struct Rule {
     pub task: Option<String>,
     /// A rule of the defaults that is not wanted.
     pub off: bool,
+    /// Of a rule without a figure: the severity that the user's file says. Else whoever raises it knows.
+    #[serde(skip)]
+    pub wanted: Option<Severity>,
 }
 
 /// All rules, and what can be the cause of what.
@@ -103,11 +106,21 @@ impl Catalogue {
     /// Reads `defaults` and lays `over` (a copy of the user's) over it. Errors are sentences that name the rule and the key.
     pub fn read(defaults: &str, over: Option<&str>) -> Result<Self, String> {
         let mut table: Table = defaults.parse().map_err(|e: toml::de::Error| e.to_string().trim().to_owned())?;
-        if let Some(over) = over {
-            let over: Table = over.parse().map_err(|e: toml::de::Error| e.to_string().trim().to_owned())?;
-            overlay(&mut table, over);
+        let over: Table = match over {
+            Some(over) => over.parse().map_err(|e: toml::de::Error| e.to_string().trim().to_owned())?,
+            None => Table::new(),
+        };
+        let changed = over.get("rules").and_then(Value::as_table).cloned().unwrap_or_default();
+        if let Some(Value::Table(rules)) = table.get_mut("rules") {
+            inherit(rules, &changed);
         }
-        Self::from_table(table)
+        overlay(&mut table, over);
+        let mut all = Self::from_table(table)?;
+        let is_said = |name: &str| changed.get(name).and_then(Value::as_table).is_some_and(|rule| rule.contains_key("severity"));
+        for rule in all.rules.values_mut().filter(|rule| rule.figure.is_none() && is_said(&rule.name)) {
+            rule.wanted = Some(rule.severity);
+        }
+        Ok(all)
     }
 
     fn from_table(table: Table) -> Result<Self, String> {
@@ -237,6 +250,19 @@ impl Rule {
 }
 
 /// Lays tables over tables, key by key.
+/// A rule for one of the alerts that a rule with a `*` is for begins as that one.
+fn inherit(rules: &mut Table, changed: &Table) {
+    for (name, rule) in changed {
+        if rules.contains_key(name) || rule.as_table().is_some_and(|rule| rule.contains_key("figure")) {
+            continue;
+        }
+        let fits = |(pattern, _): &(&String, &Value)| pattern.strip_suffix('*').is_some_and(|start| name.starts_with(start));
+        if let Some(whole) = rules.iter().filter(fits).max_by_key(|(pattern, _)| pattern.len()).map(|(_, rule)| rule.clone()) {
+            rules.insert(name.clone(), whole);
+        }
+    }
+}
+
 fn overlay(under: &mut Table, over: Table) {
     for (key, value) in over {
         match (value, under.get_mut(&key)) {
@@ -298,6 +324,16 @@ mod tests {
         assert_eq!(all.of("disk").unwrap().unit, "%", "the rest stays");
         assert!(all.rules().all(|rule| rule.name != "cpu") && all.rules().any(|rule| rule.name == "mine"));
         assert!(all.causes_of("mine").contains("disk"));
+    }
+
+    #[test]
+    fn one_of_the_alerts_of_a_pattern_is_changed_alone_and_a_severity_is_taken_for_what_is_raised() {
+        let over = "[rules.backup_age]\noff = true\n[rules.certificate]\nseverity = \"critical\"\n[rules.disk]\nseverity = \"info\"\n";
+        let all = Catalogue::read(DEFAULTS, Some(over)).unwrap();
+        assert!(all.of("backup_age").unwrap().off && !all.of("backup_made").unwrap().off);
+        assert_eq!(all.component("backup_age", "x"), "backup");
+        assert_eq!(all.of("certificate").unwrap().wanted, Some(Severity::Critical));
+        assert_eq!((all.of("disk").unwrap().wanted, all.of("probe").unwrap().wanted), (None, None), "a figure's rule has its own");
     }
 
     #[test]

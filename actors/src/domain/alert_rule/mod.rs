@@ -133,6 +133,9 @@ pub struct Alert {
     /// When the episode fired; `None` while it is pending, and if it never did.
     #[serde(default)]
     pub fired_at: Option<DateTime<Utc>>,
+    /// When people were told of the episode first; `None` if they were not, or only inside the message of its cause.
+    #[serde(default)]
+    pub told_at: Option<DateTime<Utc>>,
     /// When `state` or a firing alert's `severity` last changed.
     pub last_change: DateTime<Utc>,
     /// How often it has fired, the present episode included.
@@ -216,7 +219,11 @@ pub fn step(previous: Option<&Alert>, check: &Check, now: DateTime<Utc>, patienc
 fn bad(mut alert: Alert, check: &Check, now: DateTime<Utc>, patience: Patience) -> (Option<Alert>, Option<Transition>) {
     if alert.state == State::Resolved {
         (alert.state, alert.since, alert.last_change) = (State::Pending, now, now);
-        (alert.until, alert.fired_at) = (None, None);
+        (alert.until, alert.fired_at, alert.told_at) = (None, None, None);
+    }
+    // A clock that was set back must not make anybody wait for it to catch up.
+    if alert.state == State::Pending {
+        alert.since = alert.since.min(now);
     }
     let worse = check.severity > alert.severity;
     alert.severity = check.severity;
@@ -274,6 +281,7 @@ fn new_alert(check: &Check, now: DateTime<Utc>) -> Alert {
         since: now,
         until: None,
         fired_at: None,
+        told_at: None,
         last_change: now,
         fire_count: 0,
         bad_streak: 0,

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::alert_rule::{Alert, Catalogue};
+use crate::domain::alert_rule::{Alert, Catalogue, State};
 
 /// What stands still when a part of the daemon does: the components that it serves.
 const SERVES: [(&str, &[&str]); 8] = [
@@ -22,37 +22,49 @@ const SERVES: [(&str, &[&str]); 8] = [
 /// whether the first, which need not fire any more, can be the cause of the second at this time.
 pub(super) fn effects(firing: &[&Alert], catalogue: &Catalogue, counts: impl Fn(&Alert, &Alert) -> bool) -> BTreeMap<String, String> {
     let about: Vec<&str> = firing.iter().map(|alert| catalogue.component(&alert.name, &alert.system)).collect();
-    let mut causes_of: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for component in &about {
-        causes_of.entry(component).or_insert_with(|| catalogue.causes_of(component));
-    }
-    // Only few alerts can be a cause, also when thousands fire.
+    // By component: only few alerts can be a cause of one, also when thousands fire.
+    let (mut by_component, mut of_parts): (BTreeMap<&str, Vec<usize>>, Vec<usize>) = (BTreeMap::new(), Vec::new());
     let mut systems: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (component, alert) in about.iter().zip(firing) {
-        systems.entry(component).or_default().insert(&alert.system);
+    for (i, alert) in firing.iter().enumerate() {
+        if alert.name.starts_with("part_") {
+            of_parts.push(i)
+        } else {
+            by_component.entry(about[i]).or_default().push(i)
+        }
+        systems.entry(about[i]).or_default().insert(&alert.system);
     }
-    let named: BTreeSet<&str> = causes_of.values().flatten().copied().collect();
-    let one_of_several = |component: &str| causes_of[component].is_empty() && systems[component].len() > 1;
-    let mut possible: Vec<usize> = (0..firing.len()).collect();
-    possible.retain(|&i| firing[i].name.starts_with("part_") || named.contains(about[i]) || one_of_several(about[i]));
+    let causes_of: BTreeMap<&str, BTreeSet<&str>> = by_component.keys().chain(&["parts"]).map(|c| (*c, catalogue.causes_of(c))).collect();
+    // At the root of the graph (the disk, the network) alerts of two systems are about one thing; the worse, then the older one is told.
+    let one_thing = |component: &str| causes_of[component].is_empty() && systems[component].len() > 1;
+    let possible: BTreeMap<&str, Vec<usize>> = causes_of
+        .iter()
+        .map(|(component, causes)| {
+            let own = systems.contains_key(component) && one_thing(component);
+            let of = causes.iter().copied().chain(own.then_some(*component));
+            let mut found: Vec<usize> = of.filter_map(|c| by_component.get(c)).flatten().chain(&of_parts).copied().collect();
+            found.sort_unstable();
+            (*component, found)
+        })
+        .collect();
     let above = |cause: usize, effect: usize| {
         let (a, b) = (firing[cause], firing[effect]);
-        if cause == effect || a.severity < b.severity || !counts(a, b) {
+        if cause == effect || a.severity < b.severity {
             return false;
         }
         let causes = &causes_of[about[effect]];
-        if a.name.starts_with("part_") {
+        let is_above = if a.name.starts_with("part_") {
             let serves = SERVES.iter().find(|(name, _)| *name == a.name).map(|(_, serves)| *serves).unwrap_or_default();
-            return !b.name.starts_with("part_") && serves.iter().any(|s| *s == about[effect] || causes.contains(s));
-        }
-        // At the root of the graph (the disk, the network) two alerts are about one thing; the worse, then the older one is told.
-        let one_thing = about[cause] == about[effect] && causes.is_empty() && a.system != b.system;
-        let first = (b.severity, a.since, &a.fingerprint) < (a.severity, b.since, &b.fingerprint);
-        causes.contains(about[cause]) || (one_thing && first)
+            !b.name.starts_with("part_") && serves.iter().any(|s| *s == about[effect] || causes.contains(s))
+        } else if causes.contains(about[cause]) {
+            true
+        } else {
+            a.system != b.system && (b.severity, a.since, &a.fingerprint) < (a.severity, b.since, &b.fingerprint)
+        };
+        is_above && counts(a, b)
     };
     let direct: BTreeMap<usize, Vec<usize>> = (0..firing.len())
         .filter_map(|effect| {
-            let causes: Vec<usize> = possible.iter().copied().filter(|&cause| above(cause, effect)).collect();
+            let causes: Vec<usize> = possible[about[effect]].iter().copied().filter(|&cause| above(cause, effect)).collect();
             (!causes.is_empty()).then_some((effect, causes))
         })
         .collect();
@@ -65,8 +77,12 @@ pub(super) fn effects(firing: &[&Alert], catalogue: &Catalogue, counts: impl Fn(
         }
         at
     };
-    let pair = |effect: &usize| (firing[*effect].fingerprint.clone(), firing[root(*effect)].fingerprint.clone());
-    direct.keys().map(pair).filter(|(effect, cause)| effect != cause).collect()
+    // The way up may end at one that has nothing to do with this effect any more: that began after its end.
+    let told = direct
+        .keys()
+        .map(|&effect| (effect, root(effect)))
+        .filter(|&(effect, cause)| effect != cause && (firing[cause].state != State::Resolved || counts(firing[cause], firing[effect])));
+    told.map(|(effect, cause)| (firing[effect].fingerprint.clone(), firing[cause].fingerprint.clone())).collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use crate::domain::alert_rule::{Alert, Catalogue, Severity, State};
 
 /// So long after its time a suspect is waited for: the look that decides about it may come late.
 const SUSPICION: TimeDelta = TimeDelta::seconds(30);
+/// So long before its cause an effect may be seen: each is looked at in its own time.
+const BEFORE: TimeDelta = TimeDelta::minutes(5);
 /// So long an effect may outlive its cause, if its rule does not say: figures are measured every five minutes, and end after two good looks.
 const AFTERMATH: TimeDelta = TimeDelta::minutes(10);
 
@@ -81,9 +83,10 @@ pub fn all_labels(alert: &Alert, catalogue: &Catalogue) -> BTreeMap<String, Stri
 pub fn quiet(look: &Look<'_>) -> BTreeMap<String, Quiet> {
     let firing: Vec<&Alert> = look.alerts.values().filter(|alert| alert.state == State::Firing).collect();
     let suspects = look.alerts.values().filter(|alert| suspect_until(alert, look).is_some());
-    // The one that began first is told of, so its end is where others are named.
+    // Those that people were told of; the one that began first, because its end is where the others are named.
     let recent = firing.iter().map(|effect| look.now - aftermath(effect, look)).min().unwrap_or(look.now);
     let mut ended: Vec<&Alert> = look.alerts.values().filter(|alert| alert.until.is_some_and(|until| until > recent)).collect();
+    ended.retain(|alert| alert.state == State::Resolved && alert.told_at.is_some());
     ended.sort_by_key(|alert| (alert.since, &alert.fingerprint));
     let counts = |cause: &Alert, effect: &Alert| match cause.state {
         State::Resolved => effect.state == State::Firing && aftermath_until(cause, effect, look).is_some(),
@@ -108,14 +111,16 @@ pub fn quiet(look: &Look<'_>) -> BTreeMap<String, Quiet> {
 fn suspect_until(alert: &Alert, look: &Look<'_>) -> Option<DateTime<Utc>> {
     let for_s = look.catalogue.of(&alert.name).map_or(0, |rule| rule.for_s);
     let until = alert.since + TimeDelta::seconds(for_s) + SUSPICION;
-    (alert.state == State::Pending && for_s > 0 && alert.bad_streak > 0 && look.now < until).then_some(until)
+    let in_time = (alert.since..until).contains(&look.now);
+    (alert.state == State::Pending && for_s > 0 && alert.bad_streak > 0 && in_time).then_some(until)
 }
 
-/// What began under a cause is its aftermath until this. What began later is news.
+/// What began under a cause is its aftermath until this. What began later is news, and what began long before has another cause.
 fn aftermath_until(cause: &Alert, effect: &Alert, look: &Look<'_>) -> Option<DateTime<Utc>> {
-    let ended = cause.until.filter(|ended| cause.fired_at.is_some() && effect.since <= *ended)?;
+    let ended = cause.until.filter(|ended| *ended <= look.now)?;
+    let under_it = effect.since <= ended && effect.since + BEFORE >= cause.since;
     let until = ended + aftermath(effect, look);
-    (look.now < until).then_some(until)
+    (under_it && look.now < until).then_some(until)
 }
 
 /// So long it may still be bad when its cause has ended: its figure looks back, or is measured seldom.
@@ -163,6 +168,10 @@ fn key(alert: &Alert, look: &Look<'_>) -> String {
     format!("{{{}}}", pairs.join(","))
 }
 
+fn has_answer(alert: &Alert) -> bool {
+    alert.acknowledged.is_some() || alert.snoozed_until.is_some()
+}
+
 /// One group's turn.
 struct Turn<'a> {
     look: &'a Look<'a>,
@@ -179,6 +188,7 @@ impl<'a> Turn<'a> {
         self.group.not_after(now);
         self.group.told.retain(|name, _| settings.channels.iter().any(|c| c.name == name));
         self.forget();
+        self.remember_answers();
         let news: Vec<_> = settings.channels.iter().map(|channel| (*channel, self.fresh(channel), self.over(channel))).collect();
         let all: BTreeSet<&str> =
             news.iter().flat_map(|(_, fresh, over)| fresh.iter().chain(over)).map(|a| a.fingerprint.as_str()).collect();
@@ -228,10 +238,25 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// What the channel should know and does not: new, or worse than it was told.
+    /// Whoever acknowledged or snoozed an alert counts on hearing of it when it comes back or gets worse, which takes the answer back.
+    fn remember_answers(&mut self) {
+        let alerts = self.look.alerts;
+        let answered = |fingerprint: &&String| alerts.get(*fingerprint).is_some_and(has_answer);
+        for told in self.group.told.values_mut() {
+            told.answered.retain(|fingerprint| told.alerts.contains_key(fingerprint));
+            told.answered.extend(told.alerts.keys().filter(answered).cloned());
+        }
+    }
+
+    /// What the channel should know and does not: new, worse than it was told, or back after an answer.
     fn fresh(&self, channel: &Channel) -> Vec<&'a Alert> {
         let told = self.group.told.get(channel.name);
-        let known = |alert: &Alert| told.and_then(|t| t.alerts.get(&alert.fingerprint)).is_some_and(|severity| *severity >= alert.severity);
+        let known = |alert: &Alert| {
+            told.is_some_and(|told| {
+                let as_bad = told.alerts.get(&alert.fingerprint).is_some_and(|severity| *severity >= alert.severity);
+                as_bad && (has_answer(alert) || !told.answered.contains(&alert.fingerprint))
+            })
+        };
         self.firing.iter().copied().filter(|a| a.severity >= channel.min_severity && !self.is_quiet(a) && !known(a)).collect()
     }
 
@@ -258,8 +283,9 @@ impl<'a> Turn<'a> {
         let known: Vec<_> = self.open(&channel).into_iter().filter(|a| !new.contains(a.fingerprint.as_str())).collect();
         let still = |told: &Told| told.alerts.keys().any(|f| !ended.contains(f.as_str()));
         let all_over = fresh.is_empty() && !self.group.told.get(channel.name).is_some_and(still);
-        let told = self.group.told.entry(channel.name.to_owned()).or_insert_with(|| Told { at: self.look.now, alerts: BTreeMap::new() });
+        let told = self.group.told.entry(channel.name.to_owned()).or_insert_with(|| Told::new(self.look.now));
         told.at = self.look.now;
+        told.answered.retain(|fingerprint| !new.contains(fingerprint.as_str()));
         told.alerts.retain(|fingerprint, _| !ended.contains(fingerprint.as_str()));
         told.alerts.extend(fresh.iter().map(|a| (a.fingerprint.clone(), a.severity)));
         let kind = if all_over { Kind::Resolved } else { Kind::Firing };
@@ -287,7 +313,7 @@ impl<'a> Turn<'a> {
 
     fn say(&mut self, writer: &Writer<'_>, channel: Channel, content: Content<'_>) {
         let about: Vec<String> = content.firing.iter().chain(&content.over).map(|a| a.fingerprint.clone()).collect();
-        let message = writer.message(&self.group, content);
+        let message = writer.message(&self.group, channel, content);
         self.decision.told.extend(about.into_iter().map(|fingerprint| (fingerprint, channel.name, message.id.clone())));
         self.decision.messages.push((channel.name, message));
     }

@@ -5,12 +5,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{
-    alert_rule::{Check, Patience, step},
+    alert_rule::{Acknowledged, Check, Patience, step},
     notify::Matcher,
 };
 
-const MAIL: Channel = Channel { name: "email", min_severity: Severity::Warning };
-const PAGER: Channel = Channel { name: "pagerduty", min_severity: Severity::Critical };
+const MAIL: Channel = Channel { name: "email", min_severity: Severity::Warning, lists_all: false };
+const PAGER: Channel = Channel { name: "pagerduty", min_severity: Severity::Critical, lists_all: false };
 const START: i64 = 1_800_000_000;
 
 struct World {
@@ -100,6 +100,10 @@ impl World {
         // What is remembered survives a restart at any moment.
         let text = serde_json::to_string(&decision.groups).unwrap();
         self.groups = serde_json::from_str(&text).unwrap();
+        for (fingerprint, _, _) in &decision.told {
+            let alert = self.alerts.get_mut(fingerprint).unwrap();
+            alert.told_at = alert.told_at.or(Some(now));
+        }
         self.sent.extend(decision.messages.into_iter().map(|(channel, message)| (at, channel, message)));
         decision.next
     }
@@ -380,6 +384,97 @@ fn what_may_follow_from_a_suspect_waits_until_that_is_known() {
     it.critical("payment_canary", "payments");
     it.until(600);
     assert_eq!(it.told(), ["105 email firing: payment_canary"]);
+}
+
+#[test]
+fn a_storm_is_counted_for_people_and_listed_for_what_takes_alerts_one_by_one() {
+    let mut it = World::new(&[MAIL, Channel { name: "alertmanager", lists_all: true, ..MAIL }]);
+    for n in 0..25 {
+        it.judge(&Check {
+            name: "probe".into(),
+            labels: BTreeMap::from([("probe".to_owned(), format!("p{n}"))]),
+            system: "probes",
+            ok: Some(false),
+            severity: Severity::Critical,
+            ..Check::default()
+        });
+    }
+    it.until(60);
+    let sizes: Vec<_> = it.sent.iter().map(|(_, channel, message)| (*channel, message.alerts.len(), message.more)).collect();
+    assert_eq!(sizes, [("email", 20, 5), ("alertmanager", 25, 0)]);
+}
+
+#[test]
+fn what_was_answered_and_comes_back_or_gets_worse_is_told_again_and_not_only_with_the_repeat() {
+    let answer = |it: &mut World| {
+        let at = it.now;
+        it.alerts.values_mut().for_each(|a| a.acknowledged = Some(Acknowledged { by: "anna".into(), at, note: String::new() }));
+    };
+    // Mended, it seemed.
+    let mut it = World::new(&[MAIL]);
+    it.critical("disk", "resources");
+    it.until(60);
+    answer(&mut it);
+    it.until(120);
+    it.fine("disk", "resources");
+    it.until(200);
+    it.critical("disk", "resources");
+    it.until(3000);
+    assert_eq!(it.told(), ["30 email firing: disk", "200 email firing: disk"]);
+    // Better, and worse again.
+    it.warn("disk", "resources");
+    it.until(3010);
+    answer(&mut it);
+    it.until(3500);
+    assert!(it.told().is_empty());
+    it.critical("disk", "resources");
+    it.until(4000);
+    assert_eq!(it.told(), ["3530 email firing: disk"]);
+}
+
+#[test]
+fn a_clock_that_was_ahead_hides_nothing_afterwards() {
+    let mut it = World::new(&[MAIL]);
+    it.now += TimeDelta::hours(8);
+    it.critical("connectivity", "network");
+    it.critical("provider_failing", "payments");
+    it.until(8 * 3600 + 60);
+    it.fine("connectivity", "network");
+    it.until(8 * 3600 + 400);
+    it.told();
+    it.now -= TimeDelta::hours(8);
+    let begin = it.clock();
+    it.critical("payment_canary", "payments");
+    it.critical("probe", "probes");
+    it.critical("provider_failing", "payments");
+    it.until(begin + 46);
+    it.critical("provider_failing", "payments");
+    it.until(begin + 400);
+    let told = it.told().join("\n");
+    assert!(told.contains("firing: probe") && told.contains("firing: provider_failing <- payment_canary"), "{told}");
+}
+
+#[test]
+fn a_cause_that_nobody_was_told_of_hides_nothing_when_it_is_over_and_one_that_ended_hides_nothing_new() {
+    let mut it = World::new(&[MAIL]);
+    it.critical("payment_errors", "payments");
+    it.until(10);
+    it.critical("database_connect", "database");
+    it.until(25);
+    it.fine("database_connect", "database");
+    it.until(600);
+    assert_eq!(it.told(), ["55 email firing: payment_errors"], "a blip within the wait, which begins anew");
+    // Through what still follows from a cause that is over.
+    let mut it = World::new(&[MAIL]);
+    it.critical("database_connect", "database");
+    it.critical("payment_errors", "payments");
+    it.until(60);
+    it.fine("database_connect", "database");
+    it.until(600);
+    it.critical("slo_burn", "levels");
+    it.until(1000);
+    let told = it.told();
+    assert!(told.iter().any(|line| line.starts_with("630 email firing: slo_burn")), "{told:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is remembered about a group of alerts between two looks: the news that wait and what each channel was told. Kept in the store
 //! by the alert actor, so that a restart neither repeats nor forgets. The engine alone changes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ use crate::domain::alert_rule::{Severity, name_of};
 pub struct Channel {
     pub name: &'static str,
     pub min_severity: Severity,
+    /// It takes alerts one by one: none is only counted, however many there are.
+    pub lists_all: bool,
 }
 
 /// The settings `[notify]`, and the channels that are on.
@@ -33,6 +35,15 @@ pub struct Told {
     pub at: DateTime<Utc>,
     /// By fingerprint, how bad it was then.
     pub alerts: BTreeMap<String, Severity>,
+    /// Those of them that somebody acknowledged or snoozed since.
+    #[serde(default)]
+    pub answered: BTreeSet<String>,
+}
+
+impl Told {
+    pub(super) fn new(at: DateTime<Utc>) -> Self {
+        Self { at, alerts: BTreeMap::new(), answered: BTreeSet::new() }
+    }
 }
 
 /// Alerts with the same values of the labels in `notify.group_by`, from the first one that is told until the last is over.

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::{Effect, Kind, Line, Links, Message, group::Group};
+use super::{
+    Effect, Kind, Line, Links, Message,
+    group::{Channel, Group},
+};
 use crate::domain::alert_rule::{Alert, Catalogue, Severity, State};
 
 /// More effects than this are not listed under their cause.
@@ -30,7 +33,7 @@ pub(super) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    pub(super) fn message(&self, group: &Group, mut content: Content<'_>) -> Message {
+    pub(super) fn message(&self, group: &Group, channel: Channel, mut content: Content<'_>) -> Message {
         let worst_first =
             |alerts: &mut Vec<&Alert>| alerts.sort_by_key(|a| (std::cmp::Reverse(a.severity), a.since, a.fingerprint.clone()));
         worst_first(&mut content.firing);
@@ -43,7 +46,7 @@ impl Writer<'_> {
         for alert in content.firing.iter().chain(&content.over).chain(&content.known) {
             let listed: &mut usize = of_name.entry(&alert.name).or_default();
             *listed += 1;
-            if *listed > self.storm_per_name { more += 1 } else { alerts.push(self.line(alert)) }
+            if *listed > self.storm_per_name && !channel.lists_all { more += 1 } else { alerts.push(self.line(alert)) }
         }
         Message {
             id: group.message_id(),
