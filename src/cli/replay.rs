@@ -67,13 +67,14 @@ fn told(answer: &Json) -> String {
             vec![text(e, "fired_at"), until, text(e, "severity"), name.trim().to_owned(), text(e, "value"), text(e, "reason")]
         })
         .collect();
-    let not_judged = members(answer, "not_replayed").count();
+    let not_judged: Vec<&str> = members(answer, "not_replayed").filter_map(Json::as_str).collect();
     let observed = format!(
-        "{} observations from {} to {}: {} times an alert would have fired ({not_judged} rules are raised by parts of the daemon and not judged again)",
+        "{} observations from {} to {}: {} times an alert would have fired\nNot judged again, because parts of the daemon raise them: {}",
         text(answer, "observations"),
         text(answer, "since"),
         text(answer, "until"),
         rows.len(),
+        not_judged.join(", "),
     );
     if rows.is_empty() {
         observed

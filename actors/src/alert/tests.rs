@@ -8,7 +8,10 @@ use chrono::TimeDelta;
 use super::*;
 use crate::{
     config::Config,
-    domain::{alert_rule::Severity, notify::Matcher},
+    domain::{
+        alert_rule::{Catalogue, Severity},
+        notify::Matcher,
+    },
     operations::follow_link,
     store::{NotificationFilter, NotificationRow},
     supervisor::Supervisor,
@@ -273,6 +276,24 @@ async fn a_signed_link_does_what_it_says_once_and_looking_at_it_changes_nothing(
     }
     story.fixture.clock.set(env.now() + TimeDelta::hours(73));
     assert_eq!(follow_link::offer(env, query).await.unwrap_err().reason, "link", "expired");
+    story.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_file_says_of_an_alert_that_is_raised_counts() {
+    let over = "[rules.backup_age]\noff = true\n[rules.certificate]\nseverity = \"critical\"\n";
+    let story = Story::on(testing::reopen(tempfile::tempdir().unwrap(), START, |config| {
+        settings(config);
+        config.rules = Catalogue::read(crate::config::DEFAULT_RULES, Some(over)).unwrap();
+    }))
+    .await;
+    let bad = |name: &str, system| Check { name: name.into(), system, ok: Some(false), severity: Severity::Warning, ..Check::default() };
+    for _ in 0..3 {
+        evaluate(story.env(), vec![bad("backup_age", "backup"), bad("backup_made", "backup"), bad("certificate", "probes")]).await.unwrap();
+    }
+    let mut found: Vec<_> = list(story.env()).await.unwrap().into_iter().map(|a| (a.name, a.severity)).collect();
+    found.sort();
+    assert_eq!(found, [("backup_made".to_owned(), Severity::Warning), ("certificate".to_owned(), Severity::Critical)]);
     story.end().await;
 }
 

@@ -136,9 +136,11 @@ impl Store {
     /// recipients have already keeps nothing back from them, and one that fails again and again nothing critical.
     pub async fn due_notifications(&self, channel: &str, now: DateTime<Utc>, limit: i64) -> Result<Vec<NotificationRow>> {
         let sql = select!(
-            "WHERE n.channel = ?1 AND n.state = 'queued' AND n.next_at <= ?2 AND NOT EXISTS (SELECT 1 FROM notification e WHERE e.channel = n.channel
+            "WHERE n.channel = ?1 AND n.state = 'queued' AND n.next_at <= ?2 AND ((n.severity = 'critical' AND n.kind = 'firing' AND EXISTS
+            (SELECT 1 FROM notification s WHERE s.channel = n.channel AND s.state = 'queued' AND s.group_key = n.group_key AND s.attempts >= 3))
+            OR NOT EXISTS (SELECT 1 FROM notification e WHERE e.channel = n.channel
             AND e.state = 'queued' AND e.group_key = n.group_key AND e.accepted = '[]'
-            AND NOT (e.attempts >= 3 AND n.severity = 'critical' AND n.kind = 'firing') AND (e.created_at < n.created_at OR (e.created_at = n.created_at AND e.id < n.id)))
+            AND (e.created_at < n.created_at OR (e.created_at = n.created_at AND e.id < n.id))))
             ORDER BY n.created_at, n.id LIMIT ?3"
         );
         let rows = self.engine.read(sql, vec![channel.into(), now.into(), limit.into()]).await?;
@@ -315,4 +317,55 @@ fn notification(r: &Row) -> Result<NotificationRow> {
         accepted: serde_json::from_value(accepted)?,
         message: serde_json::from_str(r.text(13)?)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::{
+        domain::{alert_rule::Severity, notify::Kind},
+        store::AlertCommit,
+        testing::fixture,
+    };
+
+    #[tokio::test]
+    async fn a_message_that_does_not_get_through_keeps_back_no_more_than_it_must() {
+        let fixture = fixture("2026-03-02T12:00:00Z");
+        let (store, now) = (fixture.env.store(), fixture.env.now());
+        let message = |id: &str, severity, after_s: i64| NewNotification {
+            channel: "email",
+            message: Message {
+                id: id.into(),
+                kind: Kind::Firing,
+                severity,
+                group: "payments".into(),
+                title: id.into(),
+                at: now + TimeDelta::seconds(after_s),
+                alerts: Vec::new(),
+                more: 0,
+                url: String::new(),
+            },
+        };
+        let messages =
+            vec![message("ntf_1", Severity::Critical, 0), message("ntf_2", Severity::Warning, 1), message("ntf_3", Severity::Critical, 2)];
+        store.commit_alerts(&AlertCommit { messages, ..AlertCommit::default() }).await.unwrap();
+        let later = now + TimeDelta::seconds(10);
+        let due = async || store.due_notifications("email", later, 9).await.unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>();
+        let attempted = async |number: u32, accepted: &[&str]| {
+            let attempt = DeliveryAttempt { attempt: number, at: now, took_ms: 1, ok: false, status: None, error: Some("452".into()) };
+            let accepted = accepted.iter().map(|who| (*who).to_owned()).collect();
+            let came_to = Delivered::Again { next_at: now + TimeDelta::hours(1), accepted };
+            store.delivery_attempted("ntf_1.email", &attempt, &came_to).await.unwrap();
+        };
+        assert_eq!(due().await, ["ntf_1.email"], "the order of one group");
+        attempted(1, &[]).await;
+        assert!(due().await.is_empty(), "it is tried again first");
+        attempted(2, &[]).await;
+        attempted(3, &[]).await;
+        assert_eq!(due().await, ["ntf_3.email"], "what is critical does not wait for one that fails again and again");
+        attempted(4, &["anna@example.com"]).await;
+        assert_eq!(due().await, ["ntf_2.email", "ntf_3.email"], "somebody has it");
+    }
 }

@@ -27,9 +27,9 @@ pub(super) fn effects(firing: &[&Alert], catalogue: &Catalogue, counts: impl Fn(
     let mut systems: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (i, alert) in firing.iter().enumerate() {
         if alert.name.starts_with("part_") {
-            of_parts.push(i)
+            of_parts.push(i);
         } else {
-            by_component.entry(about[i]).or_default().push(i)
+            by_component.entry(about[i]).or_default().push(i);
         }
         systems.entry(about[i]).or_default().insert(&alert.system);
     }
