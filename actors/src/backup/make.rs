@@ -245,11 +245,16 @@ fn sweep(folder: &Path) -> Result<()> {
     for entry in std::fs::read_dir(folder)?.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with(".work-") || name.starts_with(".restore-") {
-            match std::fs::remove_dir_all(entry.path()) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()), // self_heal may be sweeping as well
-                _ => {}
-            }
+        let removed = if name.starts_with(".work-") || name.starts_with(".restore-") {
+            std::fs::remove_dir_all(entry.path())
+        } else if name.starts_with('.') && entry.path().extension().is_some_and(|extension| extension == "tmp") {
+            std::fs::remove_file(entry.path()) // a manifest that was being written
+        } else {
+            Ok(())
+        };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()), // self_heal may be sweeping as well
+            _ => {}
         }
     }
     Ok(())
